@@ -1,0 +1,167 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use crate::access::{Operator, Reference, Target};
+
+/// Text from a peer: valid UTF-8 (what is not is replaced), of bounded length. JSON escapes its control characters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text(String);
+
+impl Text {
+    /// Bytes kept; the rest is cut and the cut is marked with `…`.
+    pub const MAX_LEN: usize = 4096;
+
+    pub fn new(bytes: &[u8]) -> Self {
+        let kept = bytes.get(..Self::MAX_LEN).unwrap_or(bytes);
+        let mut text = String::from_utf8_lossy(kept).into_owned();
+        if kept.len() < bytes.len() {
+            text.push('…');
+        }
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self::new(text.as_bytes())
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// What an event is about: each field is there as soon as it is known.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Subject {
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none", serialize_with = "display")]
+    pub reference: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Arc<str>>,
+}
+
+fn display<S: Serializer>(value: &Option<Reference>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(reference) => serializer.collect_str(reference),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Subject {
+    pub fn source(source: SocketAddr) -> Self {
+        Self { source: Some(source), ..Self::default() }
+    }
+
+    pub fn operator(operator: &Operator) -> Self {
+        Self {
+            operator: Some(operator.name.as_str().into()),
+            key: Some(operator.key.clone()),
+            source: Some(operator.source),
+            ..Self::default()
+        }
+    }
+
+    pub fn set_target(&mut self, target: &Target) {
+        self.target = Some(target.instance.as_str().into());
+        self.fleet = Some(target.fleet.as_str().into());
+    }
+}
+
+/// What happened. The names are the contract with whoever reads the audit.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event")]
+pub enum Event {
+    #[serde(rename = "operator.authenticated")]
+    OperatorAuthenticated { client: Text },
+    #[serde(rename = "operator.refused")]
+    OperatorRefused {
+        /// The name as it was given, proven or not.
+        claimed: Text,
+        reason: Text,
+    },
+    #[serde(rename = "target.denied")]
+    TargetDenied { typed: Text },
+    #[serde(rename = "target.failed")]
+    TargetFailed { typed: Text, code: &'static str, reason: Text },
+    #[serde(rename = "lease.fetched")]
+    LeaseFetched { quota_ms: u64, api_ms: u64 },
+    #[serde(rename = "host_key.pinned")]
+    HostKeyPinned { fingerprint: Text },
+    #[serde(rename = "host_key.mismatch")]
+    HostKeyMismatch { pinned: Text, offered: Text },
+    #[serde(rename = "session.opened")]
+    SessionOpened {
+        client: Text,
+        server: Text,
+        /// Algorithms of the two legs: key exchange, host key, cipher (and MAC), operator's side first.
+        downstream: Text,
+        upstream: Text,
+        resolve_ms: f64,
+        quota_ms: f64,
+        api_ms: f64,
+        connect_ms: f64,
+        kex_ms: f64,
+        auth_ms: f64,
+        total_ms: f64,
+    },
+    #[serde(rename = "channel.opened")]
+    ChannelOpened {
+        channel: u32,
+        /// `shell`, `exec`, `subsystem`, `direct-tcpip`, `forwarded-tcpip`, `x11`, `auth-agent`, …
+        kind: Text,
+        /// The command, the subsystem's name, or the destination.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
+        pty: bool,
+    },
+    #[serde(rename = "channel.refused")]
+    ChannelRefused {
+        kind: Text,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
+        /// `broker` when a grant lacks it, `instance` or `operator` when the peer said no.
+        by: &'static str,
+        reason: Text,
+    },
+    #[serde(rename = "channel.closed")]
+    ChannelClosed {
+        channel: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exit_status: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exit_signal: Option<Text>,
+        /// Payload bytes from the instance to the operator.
+        bytes_down: u64,
+        /// Payload bytes from the operator to the instance.
+        bytes_up: u64,
+    },
+    #[serde(rename = "session.closed")]
+    SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
+}

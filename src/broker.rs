@@ -1,0 +1,236 @@
+//! The use case: a proven operator and a target's name → the target → a [`Grant`] → a [`Lease`] → a connected upstream leg.
+//!
+//! It owns the traits it needs: [`Cloud`] is what the GSE client does, [`Leases`] the cache before it, [`Upstream`] the way to an instance.
+//!
+//! **Order of work**: resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
+//! name that policy denies in every fleet.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::access::{Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One place in the queue for the API quota, written by the queue and read by whoever tells the operator.
+#[derive(Debug)]
+pub struct QueuePlace(AtomicUsize);
+
+impl QueuePlace {
+    const NOT_WAITING: usize = usize::MAX;
+
+    /// How many calls go first, `None` while not waiting.
+    pub fn set(&self, ahead: Option<usize>) {
+        self.0.store(ahead.unwrap_or(Self::NOT_WAITING), Ordering::Relaxed);
+    }
+
+    pub fn ahead(&self) -> Option<usize> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ahead| *ahead != Self::NOT_WAITING)
+    }
+}
+
+impl Default for QueuePlace {
+    fn default() -> Self {
+        Self(AtomicUsize::new(Self::NOT_WAITING))
+    }
+}
+
+/// On whose behalf the cloud API is asked, until when, and where its wait can be read.
+#[derive(Debug)]
+pub struct Asker {
+    pub operator: OperatorName,
+    pub deadline: Instant,
+    place: Mutex<Arc<QueuePlace>>,
+}
+
+impl Asker {
+    pub fn new(operator: OperatorName, deadline: Instant) -> Self {
+        Self { operator, deadline, place: Mutex::default() }
+    }
+
+    /// Follows a call that another asker began: its place in the queue is now this asker's.
+    pub fn follow(&self, place: Arc<QueuePlace>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    pub fn place(&self) -> Arc<QueuePlace> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Where an instance is, and its lease when finding it gave one.
+pub struct Located {
+    pub target: Target,
+    pub lease: Option<Lease>,
+}
+
+/// The cloud API, uncached: every call may cost quota.
+pub trait Cloud: Send + Sync + 'static {
+    /// Finds the fleet of an instance. `candidates` are the configured fleets in which policy could grant it to the asker; only these are
+    /// tried with `GetInstanceAccess` where the API has nothing better.
+    fn locate<'a>(
+        &'a self,
+        instance: &'a InstanceId,
+        candidates: &'a [FleetId],
+        asker: &'a Asker,
+    ) -> BoxFuture<'a, Result<Located, Failure>>;
+
+    /// `GetInstanceAccess`.
+    fn lease<'a>(&'a self, target: &'a Target, asker: &'a Asker) -> BoxFuture<'a, Result<Lease, Failure>>;
+}
+
+/// A lease, and whether it was in the cache before this asker came (so that a refused login may mean a rotated secret).
+pub struct Leased {
+    pub lease: Arc<Lease>,
+    pub cached: bool,
+}
+
+/// [`Cloud`] with memory.
+pub trait Leases: Send + Sync + 'static {
+    fn locate<'a>(
+        &'a self,
+        instance: &'a InstanceId,
+        candidates: &'a [FleetId],
+        asker: &'a Asker,
+    ) -> BoxFuture<'a, Result<Target, Failure>>;
+
+    fn lease<'a>(&'a self, grant: &'a Grant, asker: &'a Asker) -> BoxFuture<'a, Result<Leased, Failure>>;
+
+    /// A lease newer than `stale`, which the instance refused: fetched unless somebody else already has.
+    fn renew<'a>(&'a self, grant: &'a Grant, stale: &'a Arc<Lease>, asker: &'a Asker) -> BoxFuture<'a, Result<Arc<Lease>, Failure>>;
+}
+
+/// How long each step of an opening took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    pub resolve: Duration,
+    pub quota: Duration,
+    pub api: Duration,
+    pub connect: Duration,
+    pub kex: Duration,
+    pub auth: Duration,
+}
+
+/// A connected, authenticated upstream leg.
+pub struct Connected<L> {
+    pub leg: L,
+    /// Only `connect`, `kex` and `auth` are set by [`Upstream`].
+    pub phases: Phases,
+}
+
+/// Why an instance was not reached.
+pub struct Unreached {
+    pub failure: Failure,
+    /// Whether a fresh lease could change it: the login was refused, or nothing answered at the address.
+    pub lease_may_be_stale: bool,
+}
+
+/// The way to an instance: dial, verify the host key, authenticate.
+pub trait Upstream: Send + Sync + 'static {
+    type Leg: Send;
+
+    fn connect(
+        &self,
+        grant: &Grant,
+        lease: &Lease,
+        deadline: Instant,
+        trail: &Trail,
+    ) -> impl Future<Output = Result<Connected<Self::Leg>, Unreached>> + Send;
+}
+
+/// What an opening learns on its way, for the audit: each step is told when it happens.
+pub trait Witness: Send + Sync {
+    fn leased(&self, lease: &Lease, cached: bool);
+    fn host_key_pinned(&self, target: &Target, fingerprint: &str);
+    fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str);
+}
+
+pub type Trail = dyn Witness;
+
+/// What the operator's session stands on.
+pub struct Opened<L> {
+    pub leg: L,
+    pub grant: Grant,
+    pub lease: Arc<Lease>,
+    pub phases: Phases,
+}
+
+/// A refusal or a failure with what was known when it happened.
+pub struct NotOpened {
+    pub failure: Failure,
+    pub target: Option<Target>,
+    /// Whether policy denied, as against something that broke.
+    pub denied: bool,
+}
+
+pub struct Broker<U> {
+    policy: RwLock<Arc<Policy>>,
+    /// Configured fleets, the candidates for an instance named without one.
+    fleets: Vec<FleetId>,
+    leases: Arc<dyn Leases>,
+    upstream: U,
+}
+
+impl<U: Upstream> Broker<U> {
+    pub fn new(policy: Policy, fleets: Vec<FleetId>, leases: Arc<dyn Leases>, upstream: U) -> Self {
+        Self { policy: RwLock::new(Arc::new(policy)), fleets, leases, upstream }
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens the upstream leg for one operator on one target. The caller bounds it by `asker.deadline`.
+    pub async fn open(&self, operator: &Operator, name: &TargetName, asker: &Asker, trail: &Trail) -> Result<Opened<U::Leg>, NotOpened> {
+        let policy = self.policy();
+        let started = Instant::now();
+        let target = self.resolve(&policy, operator, name, asker).await?;
+        let resolve = started.elapsed();
+
+        let denied = || NotOpened { failure: Failure::target_refused(), target: Some(target.clone()), denied: true };
+        let grant = policy.decide(operator, &target).ok_or_else(denied)?;
+
+        let failed = |failure| NotOpened { failure, target: Some(target.clone()), denied: false };
+        let asked = Instant::now();
+        let Leased { mut lease, cached } = self.leases.lease(&grant, asker).await.map_err(failed)?;
+        trail.leased(&lease, cached);
+        let mut leasing = asked.elapsed();
+
+        let mut connected = self.upstream.connect(&grant, &lease, asker.deadline, trail).await;
+        // A secret may have been rotated, or an address changed, since the lease was fetched: ask once more, try once more.
+        if let Err(Unreached { lease_may_be_stale: true, .. }) = &connected
+            && cached
+        {
+            let asked = Instant::now();
+            lease = self.leases.renew(&grant, &lease, asker).await.map_err(failed)?;
+            trail.leased(&lease, false);
+            leasing += asked.elapsed();
+            connected = self.upstream.connect(&grant, &lease, asker.deadline, trail).await;
+        }
+        let Connected { leg, phases } = connected.map_err(|unreached| failed(unreached.failure))?;
+        let quota = lease.quota_wait.min(leasing);
+        Ok(Opened { leg, grant, lease, phases: Phases { resolve, quota, api: leasing.saturating_sub(quota), ..phases } })
+    }
+
+    async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
+        let denied = || NotOpened { failure: Failure::target_refused(), target: None, denied: true };
+        if !policy.could_reach(operator, name) {
+            return Err(denied());
+        }
+        let target_in = |fleet: &FleetId| Target { fleet: fleet.clone(), instance: name.instance.clone() };
+        if let Some(fleet) = &name.fleet {
+            return Ok(target_in(fleet));
+        }
+        let candidates: Vec<FleetId> =
+            self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet)).is_some()).cloned().collect();
+        let failed = |failure| NotOpened { failure, target: None, denied: false };
+        self.leases.locate(&name.instance, &candidates, asker).await.map_err(failed)
+    }
+}

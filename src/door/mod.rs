@@ -1,0 +1,67 @@
+//! Edge: russh, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication, and byte streams to named
+//! targets for whoever was proven.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::access::{Failure, Operator, TargetName};
+use crate::broker::BoxFuture;
+
+/// The seam: what the door hands over for every direct-tcpip open to port 22 of an authenticated operator. Nothing behind it knows russh.
+pub struct Jump {
+    pub operator: Operator,
+    /// The operator's client, as it names itself in the outer connection (`SSH-2.0-OpenSSH_9.2p1 …`).
+    pub client_version: String,
+    /// The host string as it came (attacker-controlled text, at most [`TargetName::MAX_LEN`] bytes of it), for the sentence and the audit.
+    pub typed: String,
+    /// The target's name, or why there will be no session (`target-name`, `broker-busy`, `broker-draining`): the operator reads that
+    /// sentence on this very stream.
+    pub name: Result<TargetName, Failure>,
+    pub stream: Box<dyn ByteStream>,
+}
+
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// What runs a session on a jump's stream, until either side ends it.
+pub trait Sessions: Send + Sync + 'static {
+    fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
+}
+
+/// Settings of `[listen]`, `[operators]` and the part of `[limits]` that the door enforces.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub addresses: Vec<SocketAddr>,
+    /// One wall-clock deadline over identification, key exchange and authentication.
+    pub login_grace: Duration,
+    pub authorized_keys_dir: PathBuf,
+    pub trusted_user_ca: Option<PathBuf>,
+    pub revoked_keys: Option<PathBuf>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all, authenticated or not.
+    pub connections: usize,
+    /// Connections that have not authenticated yet.
+    pub startups: usize,
+    /// … of them from one source (/32, /64).
+    pub startups_per_source: usize,
+    /// … of them from one netblock (/24, /48).
+    pub startups_per_netblock: usize,
+    /// Authentication attempts a connection.
+    pub attempts: usize,
+    /// Sessions (operator on target) in all.
+    pub sessions: usize,
+    /// Sessions of one operator.
+    pub sessions_per_operator: usize,
+    /// Targets open at once on one connection.
+    pub sessions_per_connection: usize,
+    /// Bytes that wait between the door and one target's session.
+    pub pipe: usize,
+}
