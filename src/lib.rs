@@ -6,4 +6,5 @@ pub mod broker;
 pub mod cache;
 pub mod door;
 pub mod gse;
+pub mod transport;
 pub mod upstream;

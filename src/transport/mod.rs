@@ -1,0 +1,41 @@
+//! The SSH transport of the two inner legs (RFC 4253, RFC 8308, strict KEX), and user authentication (RFC 4252) in both roles.
+//!
+//! A sans-I/O state machine ([`Leg`]: bytes in → messages out, messages in → bytes out) with a thin tokio driver ([`Connection`]).
+//! It knows nothing of channels, policy or the cloud.
+//!
+//! **Invariants**
+//! - Every length from the peer is checked before anything is allocated for it; a packet is at most [`MAX_PACKET`] bytes.
+//! - Between the peer's KEXINIT and its NEWKEYS only messages 1–49 are taken from it; between our KEXINIT and our NEWKEYS only those are
+//!   sent, and messages of the layers above are held, bounded by [`MAX_HELD`].
+//! - A failed open ends the leg: there is no second try on a key stream.
+//! - No time is read here: whoever drives a leg passes the clock in and owns the deadlines.
+
+mod auth_client;
+mod auth_server;
+mod buffer;
+mod cipher;
+mod connection;
+mod derive;
+mod dh;
+mod error;
+mod host_key;
+mod kex;
+mod leg;
+mod mac;
+pub mod msg;
+mod negotiate;
+mod packet;
+pub mod wire;
+
+pub use auth_client::{AuthError, ClientAuth, Credential};
+pub use auth_server::{ServerAuth, Step};
+pub use buffer::Buffer;
+pub use connection::Connection;
+pub use error::TransportError;
+pub use host_key::{HostIdentity, HostKey, SignatureAlgorithm, sign_with};
+pub use leg::{Leg, Received, Role};
+pub use negotiate::{KexInit, Negotiated, Preferences};
+pub use packet::MAX_PACKET;
+
+/// Bytes of messages that a leg holds while it is in key exchange.
+pub const MAX_HELD: usize = 4 * 1024 * 1024;
