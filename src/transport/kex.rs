@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn values_that_are_no_points_are_refused() {
-        for method in Method::ALL {
+        // Numbers out of range of the groups are refused in `dh`.
+        for method in Method::ALL.into_iter().filter(|method| !method.hashes_mpints()) {
             let client = Ephemeral::generate(method).unwrap();
             for bad in [&[][..], &[0; 31], &[0; 32], &[0; 33], &[4; 65], &[0; 1216], &[0xff; 1216], &[0; 1120], &[0; 5000]] {
                 assert!(respond(method, bad).is_err(), "{} server {}", method.name(), bad.len());
