@@ -1,12 +1,25 @@
 //! Edge: the way to an instance: dial, verify the host key against its pin, authenticate.
 
+mod credential;
+mod networks;
+
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use ssh_key::HashAlg;
+use tokio::net::TcpStream;
 
-use crate::access::FleetId;
+use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
+use crate::broker::{Connected, Phases, Trail, Unreached, Upstream};
+use crate::pins::{Pins, PinsError, Verdict};
+use crate::quick_ack::QuickAck;
+use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
+
+/// How the broker names itself to instances.
+const VERSION: &str = "SSH-2.0-ssh-broker";
 
 /// Settings of `[upstream]`, with the ports that `[gse]` names.
 #[derive(Debug, Clone)]
@@ -38,4 +51,170 @@ pub enum LegacyAlgorithms {
     Auto,
     Never,
     Always,
+}
+
+/// The way to the instances.
+pub struct Dialer {
+    config: Config,
+    pins: Pins,
+}
+
+impl Dialer {
+    pub fn new(config: Config) -> Result<Self, PinsError> {
+        let pins = Pins::load(config.known_hosts.clone())?;
+        Ok(Self { config, pins })
+    }
+
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
+        let unreachable = |text: String| Failure::new(Code::InstanceUnreachable, text);
+        if !networks::may_dial(lease.address, &self.config.allowed_networks) {
+            let failure = unreachable("the instance's address is not one that this broker may connect to".to_owned());
+            return Err(stale(failure.because(format!("{} is not in upstream.allowed_networks", lease.address))));
+        }
+        let port = self.config.ssh_ports.get(&target.fleet).copied().unwrap_or(self.config.ssh_port);
+        let limit = self.config.connect_timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let connected = tokio::time::timeout(limit, TcpStream::connect((lease.address, port))).await;
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Err(stale(unreachable(format!("nothing listens on the instance's port {port}")).because(error)));
+            }
+            Ok(Err(error)) => return Err(stale(unreachable("the instance cannot be reached".to_owned()).because(error))),
+            Err(_) => {
+                let text = format!("the instance did not answer within {} s", limit.as_secs_f64().round());
+                return Err(stale(unreachable(text)));
+            }
+        };
+        QuickAck::new(stream).map_err(|error| fresh(unreachable("the instance closed the connection at once".to_owned()).because(error)))
+    }
+
+    /// The keys that are pinned come first, so that an instance with several shows the one we know.
+    fn preferences(&self, instance: &InstanceId) -> Preferences {
+        let mut preferences = Preferences::modern();
+        let pinned = self.pins.pinned(instance);
+        let is_pinned = |name: &&str| {
+            SignatureAlgorithm::find(name).is_some_and(|algorithm| pinned.iter().any(|key| algorithm.fits(&key.algorithm())))
+        };
+        preferences.host_key.sort_by_key(|name| !is_pinned(name));
+        preferences
+    }
+
+    /// Trust in the host key is settled before the first byte of authentication.
+    async fn trust(&self, target: &Target, key: &HostKey, trail: &Trail) -> Result<(), Unreached> {
+        let instance = &target.instance;
+        let offered = key.fingerprint();
+        let mut verdict = self.pins.check(instance, &key.key);
+        if verdict == Verdict::New && self.config.host_keys == HostKeys::Strict {
+            let text = format!("the instance's host key {offered} is not pinned, and this broker takes no new ones");
+            return Err(fresh(Failure::new(Code::InstanceHostkey, text)));
+        }
+        if verdict == Verdict::New {
+            let (pins, instance, data) = (self.pins.clone(), instance.clone(), key.key.clone());
+            let pinned = tokio::task::spawn_blocking(move || pins.pin(&instance, &data)).await;
+            let not_kept = || Failure::new(Code::InstanceHostkey, "the instance's host key could not be remembered");
+            verdict = match pinned {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(error)) => return Err(fresh(not_kept().because(error))),
+                Err(error) => return Err(fresh(not_kept().because(error))),
+            };
+            if verdict == Verdict::New {
+                trail.host_key_pinned(target, &offered);
+            }
+        }
+        match verdict {
+            Verdict::Known | Verdict::New => Ok(()),
+            Verdict::Mismatch(pinned) => {
+                let pinned = pinned.fingerprint(HashAlg::Sha256).to_string();
+                trail.host_key_mismatch(target, &pinned, &offered);
+                let text = format!("the instance's host key has changed: {pinned} is pinned, {offered} was offered");
+                Err(fresh(Failure::new(Code::InstanceHostkey, text)))
+            }
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: QuickAck,
+        grant: &Grant,
+        lease: &Lease,
+        trail: &Trail,
+    ) -> Result<(Connection<QuickAck>, Duration, Duration), Unreached> {
+        let broken = |error: TransportError| {
+            let text = match &error {
+                TransportError::NoCommon { what, theirs, .. } => format!("no common {what} with the instance, which offers {theirs}"),
+                TransportError::Closed | TransportError::Io(_) => "the instance closed the connection during the key exchange".to_owned(),
+                _ => "the key exchange with the instance failed".to_owned(),
+            };
+            fresh(Failure::new(Code::InstanceUnreachable, text).because(error))
+        };
+        let target = grant.target();
+        let started = Instant::now();
+        let leg = Leg::client(self.preferences(&target.instance), VERSION).map_err(broken)?;
+        let mut connection = Connection::new(leg, stream);
+        connection.establish().await.map_err(broken)?;
+        let kex = started.elapsed();
+        let host_key = connection.leg.host_key().cloned().ok_or(TransportError::Closed).map_err(broken)?;
+        self.trust(target, &host_key, trail).await?;
+
+        let started = Instant::now();
+        let unusable = |error: credential::CredentialError| {
+            fresh(Failure::new(Code::InstanceLogin, format!("the secret from the cloud API cannot be used: {error}")))
+        };
+        let credential = credential::read(&lease.secret).map_err(unusable)?;
+        authenticate(&mut connection, &lease.login, &credential).await.map_err(not_let_in)?;
+        Ok((connection, kex, started.elapsed()))
+    }
+}
+
+async fn authenticate(connection: &mut Connection<QuickAck>, login: &str, credential: &Credential) -> Result<(), AuthError> {
+    let mut auth = ClientAuth::start(&mut connection.leg, login, credential)?;
+    loop {
+        let message = connection.next().await?;
+        if auth.receive(&mut connection.leg, &message)? {
+            return Ok(());
+        }
+    }
+}
+
+fn not_let_in(error: AuthError) -> Unreached {
+    let text = match &error {
+        AuthError::Refused { .. } => "the instance refused the login that the cloud API gave",
+        AuthError::WantsMore { .. } => "the instance wants more than the login that the cloud API gave",
+        AuthError::PasswordExpired => "the instance wants its password changed first",
+        AuthError::OtherPrompts { .. } => "the instance asks for more than a password",
+        AuthError::NoSignatureAlgorithm { .. } => "the instance takes no signature algorithm of the key that the cloud API gave",
+        AuthError::Transport(_) => "the instance closed the connection during the login",
+    };
+    Unreached { lease_may_be_stale: matches!(error, AuthError::Refused { .. }), failure: Failure::new(Code::InstanceLogin, text).because(error) }
+}
+
+fn stale(failure: Failure) -> Unreached {
+    Unreached { failure, lease_may_be_stale: true }
+}
+
+fn fresh(failure: Failure) -> Unreached {
+    Unreached { failure, lease_may_be_stale: false }
+}
+
+impl Upstream for Dialer {
+    type Leg = Connection<QuickAck>;
+
+    async fn connect(&self, grant: &Grant, lease: &Lease, deadline: Instant, trail: &Trail) -> Result<Connected<Self::Leg>, Unreached> {
+        let started = Instant::now();
+        let stream = self.dial(grant.target(), lease, deadline).await?;
+        let connect = started.elapsed();
+        let limit = self.config.handshake_timeout.min(deadline.saturating_duration_since(Instant::now()));
+        match tokio::time::timeout(limit, self.shake_hands(stream, grant, lease, trail)).await {
+            Ok(Ok((leg, kex, auth))) => Ok(Connected { leg, phases: Phases { connect, kex, auth, ..Phases::default() } }),
+            Ok(Err(unreached)) => Err(unreached),
+            Err(_) => {
+                let text = format!("the instance did not finish the SSH handshake within {} s", limit.as_secs_f64().round());
+                Err(fresh(Failure::new(Code::InstanceUnreachable, text)))
+            }
+        }
+    }
 }

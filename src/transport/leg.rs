@@ -151,6 +151,11 @@ impl Leg {
         &mut self.outbound.buffer
     }
 
+    /// Bytes that wait for the peer, sealed or held.
+    pub fn waiting(&self) -> usize {
+        self.outbound.buffer.len() + self.held_bytes
+    }
+
     pub fn peer_version(&self) -> Option<&str> {
         self.peer_version.as_deref()
     }

@@ -1,0 +1,153 @@
+//! Host keys by instance id, in an OpenSSH known_hosts file.
+//!
+//! **Invariant**: the file is always whole: it is written beside itself, synced and renamed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ssh_key::PublicKey;
+use ssh_key::public::KeyData;
+use thiserror::Error;
+
+use crate::access::InstanceId;
+
+#[derive(Debug, Error)]
+pub enum PinsError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: String, source: io::Error },
+    #[error("{path}:{line}: not a pin: it must be `ins-… <key type> <base64>`")]
+    Line { path: String, line: usize },
+    #[error("cannot write {path}: {source}")]
+    Write { path: String, source: io::Error },
+}
+
+/// What the pins say of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Known,
+    New,
+    /// Another key is pinned: this one.
+    Mismatch(KeyData),
+}
+
+type Table = BTreeMap<InstanceId, Vec<KeyData>>;
+
+/// The pinned host keys of all instances.
+#[derive(Clone)]
+pub struct Pins {
+    path: Arc<Path>,
+    table: Arc<Mutex<Table>>,
+}
+
+impl Pins {
+    /// Reads the file; one that is not there yet holds no pins.
+    pub fn load(path: PathBuf) -> Result<Self, PinsError> {
+        let shown = || path.display().to_string();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(PinsError::Read { path: shown(), source }),
+        };
+        let mut table = Table::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let bad = || PinsError::Line { path: shown(), line: index + 1 };
+            let (name, key) = line.split_once(' ').ok_or_else(bad)?;
+            let instance = InstanceId::parse(name).map_err(|_| bad())?;
+            let key = PublicKey::from_openssh(key).map_err(|_| bad())?;
+            table.entry(instance).or_default().push(key.key_data().clone());
+        }
+        Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)) })
+    }
+
+    pub fn pinned(&self, instance: &InstanceId) -> Vec<KeyData> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned().unwrap_or_default()
+    }
+
+    pub fn check(&self, instance: &InstanceId, key: &KeyData) -> Verdict {
+        let pinned = self.pinned(instance);
+        match pinned.first() {
+            None => Verdict::New,
+            Some(_) if pinned.contains(key) => Verdict::Known,
+            Some(other) => Verdict::Mismatch(other.clone()),
+        }
+    }
+
+    /// Pins a key and writes the file; blocks. Another session may have pinned one meanwhile: then that one stands, and this says so.
+    pub fn pin(&self, instance: &InstanceId, key: &KeyData) -> Result<Verdict, PinsError> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pinned) = table.get(instance) {
+            return Ok(match pinned.first() {
+                Some(other) if !pinned.contains(key) => Verdict::Mismatch(other.clone()),
+                _ => Verdict::Known,
+            });
+        }
+        table.insert(instance.clone(), vec![key.clone()]);
+        if let Err(source) = write(&self.path, &table) {
+            table.remove(instance);
+            return Err(PinsError::Write { path: self.path.display().to_string(), source });
+        }
+        Ok(Verdict::New)
+    }
+}
+
+fn write(path: &Path, table: &Table) -> io::Result<()> {
+    let mut text = String::new();
+    for (instance, keys) in table {
+        for key in keys {
+            let key = PublicKey::new(key.clone(), "").to_openssh().map_err(io::Error::other)?;
+            text.push_str(&format!("{instance} {key}\n"));
+        }
+    }
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(dir) => fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u8) -> KeyData {
+        let pair = ssh_key::private::Ed25519Keypair::from_seed(&[seed; 32]);
+        KeyData::Ed25519(pair.public)
+    }
+
+    #[test]
+    fn a_pin_is_remembered_by_the_next_process_and_openssh_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        let (a, b) = (InstanceId::parse("ins-a").unwrap(), InstanceId::parse("ins-b").unwrap());
+        let pins = Pins::load(path.clone()).unwrap();
+        assert_eq!(pins.check(&a, &key(1)), Verdict::New);
+        assert_eq!(pins.pin(&a, &key(1)).unwrap(), Verdict::New);
+        assert_eq!(pins.pin(&a, &key(2)).unwrap(), Verdict::Mismatch(key(1)));
+        pins.pin(&b, &key(2)).unwrap();
+        let again = Pins::load(path.clone()).unwrap();
+        assert_eq!(again.check(&a, &key(1)), Verdict::Known);
+        assert_eq!(again.check(&a, &key(2)), Verdict::Mismatch(key(1)));
+        let found = std::process::Command::new("ssh-keygen").arg("-F").arg("ins-b").arg("-f").arg(&path).output().unwrap();
+        assert!(String::from_utf8_lossy(&found.stdout).contains("ins-b ssh-ed25519"));
+    }
+
+    #[test]
+    fn a_line_that_is_no_pin_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        fs::write(&path, "# comment\n\nins-a ssh-ed25519 nonsense\n").unwrap();
+        let error = Pins::load(path).err().unwrap().to_string();
+        assert!(error.contains("known_hosts:3"), "{error}");
+    }
+}

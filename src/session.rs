@@ -1,0 +1,118 @@
+//! One operator on one target: the downstream leg and the opening of the upstream leg side by side, then the splice.
+
+mod opening;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use ssh_key::{Certificate, PrivateKey};
+
+use crate::access::{Code, Failure, Reference};
+use crate::audit::{Audit, Event, Subject, Text};
+use crate::broker::{Broker, BoxFuture};
+use crate::door::{Jump, Sessions};
+use crate::quick_ack::QuickAck;
+use crate::splice::{self, Gate, Splice};
+use crate::transport::Connection;
+use crate::upstream::Dialer;
+
+/// Signs the certificates that downstream legs present: for exactly the names given.
+pub trait HostCertificates: Send + Sync + 'static {
+    fn session_key(&self) -> Arc<PrivateKey>;
+    fn certify(&self, names: &[&str]) -> Result<Certificate, String>;
+}
+
+/// Deadlines of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// From the jump to the session: resolving, leasing, dialling, authenticating.
+    pub open_deadline: Duration,
+    /// For the operator's client: its key exchange and its request to be let in.
+    pub handshake: Duration,
+    /// How long an operator waits for the cloud API before being told so.
+    pub queue_notice: Duration,
+    /// Deadlines of the running session.
+    pub splice: splice::Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            open_deadline: Duration::from_secs(20),
+            handshake: Duration::from_secs(120),
+            queue_notice: Duration::from_secs(2),
+            splice: splice::Limits::default(),
+        }
+    }
+}
+
+/// Everything that a session needs, shared by all of them.
+pub struct SessionRunner {
+    broker: Broker<Dialer>,
+    audit: Audit,
+    certificates: Arc<dyn HostCertificates>,
+    config: Config,
+}
+
+impl SessionRunner {
+    pub fn new(broker: Broker<Dialer>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
+        Arc::new(Self { broker, audit, certificates, config })
+    }
+
+    pub fn broker(&self) -> &Broker<Dialer> {
+        &self.broker
+    }
+
+    async fn run_session(self: Arc<Self>, jump: Jump) {
+        let mut subject = Subject::operator(&jump.operator);
+        subject.reference = Some(new_reference());
+        let started = Instant::now();
+        let opening = opening::Opening { runner: &self, subject: &mut subject, started };
+        let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
+        self.splice(downstream, upstream, grant, subject, started).await;
+    }
+
+    async fn splice(
+        &self,
+        downstream: Connection<Box<dyn crate::door::ByteStream>>,
+        upstream: Connection<QuickAck>,
+        grant: crate::access::Grant,
+        subject: Subject,
+        started: Instant,
+    ) {
+        let splice = Splice::new(downstream, upstream, Gate::new(grant), self.audit.clone(), subject.clone(), self.config.splice);
+        let ended = splice.run().await;
+        tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
+        let closed = Event::SessionClosed {
+            reason: Text::new(ended.reason.as_bytes()),
+            bytes_down: ended.bytes_down,
+            bytes_up: ended.bytes_up,
+            duration_s: started.elapsed().as_secs_f64(),
+        };
+        if let Err(error) = self.audit.record(&subject, closed).await {
+            tracing::error!(%error, "the end of a session could not be written to the audit");
+        }
+    }
+}
+
+/// The handle that the door calls.
+pub struct Runner(pub Arc<SessionRunner>);
+
+impl Sessions for Runner {
+    fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().run_session(jump))
+    }
+}
+
+fn new_reference() -> Reference {
+    let mut random = [0; 4];
+    // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
+    let _ = rand::fill(&mut random);
+    Reference::from_random(u32::from_be_bytes(random))
+}
+
+/// What the operator reads when the broker itself is at fault.
+fn broken(what: &str) -> Failure {
+    Failure::new(Code::BrokerBusy, format!("the broker cannot serve this now: {what}"))
+}

@@ -1,0 +1,292 @@
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{SessionRunner, broken};
+use crate::access::{Code, Failure, Grant, Lease, Reference, Target, TargetName};
+use crate::audit::{Event, Subject, Text};
+use crate::broker::{Asker, NotOpened, Opened, Witness};
+use crate::door::{ByteStream, Jump};
+use crate::quick_ack::QuickAck;
+use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
+
+/// How the broker names itself to operators.
+const VERSION: &str = "SSH-2.0-ssh-broker";
+/// A client that has not offered its algorithms by then waits for ours.
+const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
+/// For the last words to a client that is being refused.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+type Downstream = Connection<Box<dyn ByteStream>>;
+type Upstream = Connection<QuickAck>;
+
+/// The first part of a session: both legs at the same time, so that connecting costs the longer and not the sum.
+pub(super) struct Opening<'a> {
+    pub(super) runner: &'a SessionRunner,
+    pub(super) subject: &'a mut Subject,
+    pub(super) started: Instant,
+}
+
+impl Opening<'_> {
+    /// `None` when there is no session; the operator has read why, as far as the client was there to read it.
+    pub(super) async fn run(self, jump: Jump) -> Option<(Downstream, Upstream, Grant)> {
+        let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let typed = jump.typed.clone();
+        let (identity, name) = match self.identity(&jump) {
+            Ok(identity) => identity,
+            Err(failure) => {
+                self.tell(&typed, &NotOpened { failure: failure.clone(), target: None, denied: false }).await;
+                let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
+                refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
+                return None;
+            }
+        };
+        let preferences = Preferences { gcm_alone: true, ..Preferences::modern() };
+        let mut downstream = Connection::new(Leg::server(preferences, identity, VERSION), jump.stream);
+
+        let deadline = self.started + self.runner.config.open_deadline;
+        let asker = Asker::new(jump.operator.name.clone(), deadline);
+        let trail = Trail { base: Mutex::new(self.subject.clone()), events: Mutex::default() };
+        let outcome = {
+            let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
+            let opening = tokio::time::timeout_at(deadline.into(), opening);
+            let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
+            self.side_by_side(&mut downstream, opening, &asker, &typed).await
+        };
+        if let Err(failure) = self.flush(trail).await {
+            let outcome = NotOpened { failure, target: None, denied: false };
+            self.refuse(downstream, &typed, reference, outcome).await;
+            return None;
+        }
+        match outcome {
+            Err(error) => {
+                // The operator's client left: nobody is there to read anything.
+                let failure = broken("the operator's client left").because(error);
+                self.tell(&typed, &NotOpened { failure, target: None, denied: false }).await;
+                None
+            }
+            Ok(Err(refused)) => {
+                self.refuse(downstream, &typed, reference, refused).await;
+                None
+            }
+            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference).await,
+        }
+    }
+
+    /// The certificate for exactly the names that the operator may have typed.
+    fn identity(&self, jump: &Jump) -> Result<(HostIdentity, TargetName), Failure> {
+        let name = jump.name.clone()?;
+        let mut names = vec![name.typed.to_string()];
+        if let Some(fleet) = &name.fleet {
+            let canonical = format!("{}.{fleet}", name.instance);
+            if !names.contains(&canonical) {
+                names.push(canonical);
+            }
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let certificates = &self.runner.certificates;
+        let certificate = certificates.certify(&names).and_then(|certificate| certificate.to_bytes().map_err(|error| error.to_string()));
+        let certificate = certificate.map_err(|error| broken("its host certificate could not be made").because(error))?;
+        Ok((HostIdentity::new(certificates.session_key(), Some(certificate)), name))
+    }
+
+    /// Drives the downstream leg to the point where the operator's client asks to be let in, and the opening to its end. An error is the
+    /// downstream leg's.
+    async fn side_by_side(
+        &self,
+        downstream: &mut Downstream,
+        opening: impl Future<Output = Result<Opened<Upstream>, NotOpened>>,
+        asker: &Asker,
+        typed: &str,
+    ) -> Result<Result<Opened<Upstream>, NotOpened>, TransportError> {
+        let mut opening = pin!(opening);
+        let mut outcome = None;
+        let mut auth = ServerAuth::default();
+        {
+            let greeting = tokio::time::timeout(self.runner.config.handshake, greet(downstream, &mut auth));
+            let mut greeting = pin!(greeting);
+            loop {
+                tokio::select! {
+                    greeted = &mut greeting => {
+                        greeted.unwrap_or(Err(TransportError::Deadline("the operator's handshake")))?;
+                        break;
+                    }
+                    result = &mut opening, if outcome.is_none() => outcome = Some(result),
+                }
+            }
+        }
+        if let Some(outcome) = outcome {
+            return Ok(outcome);
+        }
+        let mut look = tokio::time::interval_at((self.started + self.runner.config.queue_notice).into(), Duration::from_secs(1));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                result = &mut opening => return Ok(result),
+                message = downstream.next() => { auth.receive(&mut downstream.leg, &message?)?; }
+                _ = look.tick(), if !told => {
+                    if let Some(ahead) = asker.place().ahead() {
+                        told = true;
+                        let requests = if ahead == 1 { "request" } else { "requests" };
+                        let text = format!("ssh-broker: {typed}: waiting for the cloud API, behind {ahead} other {requests}\r\n");
+                        ServerAuth::banner(&mut downstream.leg, &text)?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn admit(
+        self,
+        mut downstream: Downstream,
+        opened: Opened<Upstream>,
+        typed: &str,
+        reference: Reference,
+    ) -> Option<(Downstream, Upstream, Grant)> {
+        let Opened { leg: upstream, grant, lease, phases } = opened;
+        self.subject.set_target(grant.target());
+        self.subject.login = Some(lease.login.as_str().into());
+        self.subject.request_id = Some(lease.request_id.as_str().into());
+        let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
+        let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e2;
+        let event = Event::SessionOpened {
+            client: version(&downstream.leg),
+            server: version(&upstream.leg),
+            downstream: Text::new(describe(&downstream.leg).as_bytes()),
+            upstream: Text::new(describe(&upstream.leg).as_bytes()),
+            resolve_ms: ms(phases.resolve),
+            quota_ms: ms(phases.quota),
+            api_ms: ms(phases.api),
+            connect_ms: ms(phases.connect),
+            kex_ms: ms(phases.kex),
+            auth_ms: ms(phases.auth),
+            total_ms: ms(self.started.elapsed()),
+        };
+        if let Err(error) = self.runner.audit.record(self.subject, event).await {
+            let failure = broken("its audit cannot be written").because(error);
+            self.refuse(downstream, typed, reference, NotOpened { failure, target: None, denied: false }).await;
+            return None;
+        }
+        tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
+        if let Err(error) = ServerAuth::succeed(&mut downstream.leg) {
+            tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
+            return None;
+        }
+        Some((downstream, upstream, grant))
+    }
+
+    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.
+    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened) {
+        self.tell(typed, &refused).await;
+        let sentence = refused.failure.sentence(typed, reference);
+        let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
+            .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
+        if said.is_ok() {
+            let _ = tokio::time::timeout(LAST_WORDS, downstream.drain()).await;
+        }
+    }
+
+    /// The log gets the chain, the audit the decision.
+    async fn tell(&self, typed: &str, refused: &NotOpened) {
+        let mut subject = self.subject.clone();
+        if let Some(target) = &refused.target {
+            subject.set_target(target);
+        }
+        let failure = &refused.failure;
+        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
+        let (code, reason) = (failure.code.as_str(), failure.chain());
+        let typed = Text::new(typed.as_bytes());
+        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
+        let event = match refused.denied {
+            true => Event::TargetDenied { typed },
+            false => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
+        };
+        if let Err(error) = self.runner.audit.record(&subject, event).await {
+            tracing::error!(%error, "a refusal could not be written to the audit");
+        }
+    }
+
+    async fn flush(&self, trail: Trail) -> Result<(), Failure> {
+        for (subject, event) in trail.events.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let recorded = self.runner.audit.record(&subject, event).await;
+            recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
+        }
+        Ok(())
+    }
+}
+
+/// From the first byte to the request to be let in.
+async fn greet(downstream: &mut Downstream, auth: &mut ServerAuth) -> Result<(), TransportError> {
+    if tokio::time::timeout(KEXINIT_NUDGE, downstream.await_kexinit()).await.is_err() {
+        downstream.leg.start_kex()?;
+    }
+    downstream.establish().await?;
+    loop {
+        let message = downstream.next().await?;
+        if auth.receive(&mut downstream.leg, &message)? == Step::Requested {
+            return Ok(());
+        }
+    }
+}
+
+/// A sentence before any key exchange: a disconnect is allowed there, and no host key has to be believed to read it.
+async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, sentence: &str) {
+    let leg = Leg::server(Preferences::modern(), identity, VERSION);
+    let mut connection = Connection::new(leg, stream);
+    let said = async {
+        // The client's first bytes are awaited, so that it is there to listen.
+        connection.identify().await?;
+        connection.leg.disconnect(msg::reason::BY_APPLICATION, sentence)?;
+        connection.drain().await
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, said).await;
+}
+
+fn out_of_time(asker: &Asker) -> NotOpened {
+    let failure = match asker.place().ahead() {
+        Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
+        None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
+    };
+    NotOpened { failure, target: None, denied: false }
+}
+
+/// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
+struct Trail {
+    base: Mutex<Subject>,
+    events: Mutex<Vec<(Subject, Event)>>,
+}
+
+impl Trail {
+    fn push(&self, subject: Subject, event: Event) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((subject, event));
+    }
+
+    fn subject(&self, target: &Target) -> Subject {
+        let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        subject.set_target(target);
+        subject
+    }
+}
+
+impl Witness for Trail {
+    fn leased(&self, lease: &Lease, cached: bool) {
+        let mut subject = self.subject(&lease.target);
+        subject.login = Some(lease.login.as_str().into());
+        subject.request_id = Some(lease.request_id.as_str().into());
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
+        if !cached {
+            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
+        }
+    }
+
+    fn host_key_pinned(&self, target: &Target, fingerprint: &str) {
+        self.push(self.subject(target), Event::HostKeyPinned { fingerprint: fingerprint.into() });
+    }
+
+    fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
+        self.push(self.subject(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
+    }
+}

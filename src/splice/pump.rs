@@ -1,0 +1,306 @@
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::gate::{Gate, Verdict};
+use super::tap::Tap;
+use super::Direction;
+use crate::audit::{Audit, AuditError, Subject, Text};
+use crate::transport::{Connection, Leg, Received, TransportError, msg};
+
+/// Bytes that may wait for one peer before the other one is read no further.
+const HIGH_WATER: usize = 256 * 1024;
+/// The same while the side that is read is in key exchange and must be read on; more ends the session.
+const HIGHEST_WATER: usize = 8 * 1024 * 1024;
+/// Audit events of one session that may wait for the audit's queue.
+const MAX_EVENTS: usize = 64;
+/// How often a session that moves is looked after, and how long one that does not keeps its memory.
+const TICK: Duration = Duration::from_secs(5);
+/// The same for one that does not move.
+const IDLE_TICK: Duration = Duration::from_secs(60);
+
+/// Deadlines of a running session.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A key exchange, from its first message to its last.
+    pub kex: Duration,
+    /// New keys are asked for after this (RFC 4253, 9: an hour).
+    pub rekey_interval: Duration,
+    /// What is still to be written when one side has ended.
+    pub linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { kex: Duration::from_secs(60), rekey_interval: Duration::from_secs(3600), linger: Duration::from_secs(5) }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub reason: String,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+/// One side's clock.
+#[derive(Default)]
+struct Clock {
+    kex_since: Option<Instant>,
+    keys_since: Option<Instant>,
+}
+
+impl Clock {
+    fn look(&mut self, leg: &mut Leg, now: Instant, limits: Limits) -> Result<(), TransportError> {
+        if leg.in_kex() {
+            self.keys_since = None;
+            let since = *self.kex_since.get_or_insert(now);
+            return if now.duration_since(since) > limits.kex { Err(TransportError::Deadline("a key exchange")) } else { Ok(()) };
+        }
+        self.kex_since = None;
+        let since = *self.keys_since.get_or_insert(now);
+        if now.duration_since(since) > limits.rekey_interval {
+            leg.start_kex()?;
+        }
+        Ok(())
+    }
+}
+
+/// Who ended a session, and how.
+enum End {
+    Operator(TransportError),
+    Instance(TransportError),
+    Audit(AuditError),
+}
+
+type Blame = fn(TransportError) -> End;
+
+/// A session whose two legs stand: moves messages until either side ends.
+///
+/// Both directions run in one task: a hop between tasks costs a wake for every batch.
+pub struct Splice<D, U> {
+    downstream: Connection<D>,
+    upstream: Connection<U>,
+    gate: Gate,
+    tap: Tap,
+    audit: Audit,
+    subject: Subject,
+    limits: Limits,
+    clocks: (Clock, Clock),
+    /// Whether anything moved since the last tick.
+    moved: bool,
+}
+
+impl<D, U> Splice<D, U>
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
+        Self {
+            downstream,
+            upstream,
+            gate,
+            tap: Tap::default(),
+            audit,
+            subject,
+            limits,
+            clocks: Default::default(),
+            moved: true,
+        }
+    }
+
+    /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].
+    pub async fn run(mut self) -> Ended {
+        let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
+        let end = poll_fn(|cx| self.poll_run(cx, tick.as_mut())).await;
+        let reason = self.say_goodbye(&end);
+        let linger = poll_fn(|cx| {
+            let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
+            if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(self.limits.linger, linger).await;
+        self.tap.end();
+        for event in std::mem::take(&mut self.tap.events) {
+            if let Err(error) = self.audit.record(&self.subject, event).await {
+                tracing::error!(%error, "the end of a channel could not be written to the audit");
+            }
+        }
+        Ended { reason, bytes_up: self.tap.bytes_up, bytes_down: self.tap.bytes_down }
+    }
+
+    /// Tells each side what the other one said last.
+    fn say_goodbye(&mut self, end: &End) -> String {
+        let (to_operator, to_instance, reason) = match end {
+            End::Operator(error) => (None, Some(goodbye(error)), format!("operator: {error}")),
+            End::Instance(error) => (Some(goodbye(error)), None, format!("instance: {error}")),
+            End::Audit(error) => {
+                let text = "ssh-broker: the session cannot be audited any more".to_owned();
+                let said = (msg::reason::BY_APPLICATION, text);
+                (Some(said.clone()), Some(said), format!("audit: {error}"))
+            }
+        };
+        for (leg, said) in [(&mut self.downstream.leg, to_operator), (&mut self.upstream.leg, to_instance)] {
+            if let Some((code, text)) = said
+                && let Err(error) = leg.disconnect(code, &text)
+            {
+                tracing::debug!(%error, "failed to say good-bye");
+            }
+        }
+        reason
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
+        loop {
+            match self.poll_once(cx, tick.as_mut()) {
+                Ok(true) => self.moved = true,
+                Ok(false) => return Poll::Pending,
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// One round: events out, messages across, bytes out, bytes in. `false` when every source was found empty and has our waker.
+    fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
+        let told = self.poll_events(cx)?;
+        let Self { downstream, upstream, gate, tap, .. } = self;
+        let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
+        let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
+        for leg in [&mut downstream.leg, &mut upstream.leg] {
+            if leg.wants_rekey() {
+                leg.start_kex().map_err(End::Operator)?;
+            }
+        }
+        self.poll_tick(cx, tick)?;
+        // What one side still has to be sent is no reason to leave the other unread; errors of writing end the session all the same.
+        if let Poll::Ready(Err(error)) = self.upstream.poll_drain(cx) {
+            return Err(End::Instance(error));
+        }
+        if let Poll::Ready(Err(error)) = self.downstream.poll_drain(cx) {
+            return Err(End::Operator(error));
+        }
+        let mut read = false;
+        if up == Moved::All && has_room(&self.downstream.leg, self.upstream.leg.waiting()) {
+            read |= read_more(&mut self.downstream, cx).map_err(End::Operator)?;
+        }
+        if down == Moved::All && has_room(&self.upstream.leg, self.downstream.leg.waiting()) {
+            read |= read_more(&mut self.upstream, cx).map_err(End::Instance)?;
+        }
+        // A side that stopped for want of room goes on when the writes above have made some.
+        let resumes = |moved: Moved, from: &Leg, to: &Leg| moved == Moved::Blocked && has_room(from, to.waiting());
+        let resumed = resumes(up, &self.downstream.leg, &self.upstream.leg) || resumes(down, &self.upstream.leg, &self.downstream.leg);
+        Ok(read || told || (resumed && self.tap.events.len() < MAX_EVENTS))
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let was_full = self.tap.events.len() >= MAX_EVENTS;
+        while !self.tap.events.is_empty() {
+            match self.audit.poll_reserve(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Err(End::Audit(error)),
+                Poll::Ready(Ok(())) => {
+                    if let Some(event) = self.tap.events.pop_front() {
+                        self.audit.send_reserved(&self.subject, event).map_err(End::Audit)?;
+                    }
+                }
+            }
+        }
+        Ok(was_full && self.tap.events.len() < MAX_EVENTS)
+    }
+
+    fn poll_tick(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Result<(), End> {
+        while tick.as_mut().poll_elapsed(cx) {
+            let now = Instant::now();
+            self.clocks.0.look(&mut self.downstream.leg, now, self.limits).map_err(End::Operator)?;
+            self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
+            let moves = std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex();
+            if !moves {
+                self.downstream.release_idle_memory();
+                self.upstream.release_idle_memory();
+            }
+            tick.as_mut().reset(now + if moves { TICK } else { IDLE_TICK });
+        }
+        Ok(())
+    }
+}
+
+trait PollElapsed {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool;
+}
+
+impl PollElapsed for Pin<&mut Sleep> {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool {
+        std::future::Future::poll(self, cx).is_ready()
+    }
+}
+
+/// What a side says to the other about an end that it brought.
+fn goodbye(error: &TransportError) -> (u32, String) {
+    match error {
+        TransportError::Disconnected { code, text } => (*code, Text::new(text.as_bytes()).as_str().to_owned()),
+        TransportError::Closed | TransportError::Io(_) => (msg::reason::BY_APPLICATION, "the other side closed the connection".to_owned()),
+        other => (msg::reason::PROTOCOL_ERROR, format!("ssh-broker: {other}")),
+    }
+}
+
+/// Whether more may be read from a side whose messages go to a leg where `waiting` bytes wait.
+fn has_room(from: &Leg, waiting: usize) -> bool {
+    waiting < if from.in_kex() { HIGHEST_WATER } else { HIGH_WATER }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    /// Every whole message that had come.
+    All,
+    /// Until there was no room.
+    Blocked,
+}
+
+/// Takes what has come from one side to the other. Each message is opened where it will be sealed: it is never copied.
+fn move_messages<A, B>(
+    direction: Direction,
+    from: &mut Connection<A>,
+    to: &mut Connection<B>,
+    gate: &mut Gate,
+    tap: &mut Tap,
+) -> Result<Moved, End> {
+    let (from_end, to_end): (Blame, Blame) = match direction {
+        Direction::Up => (End::Operator, End::Instance),
+        Direction::Down => (End::Instance, End::Operator),
+    };
+    while has_room(&from.leg, to.leg.waiting()) && tap.events.len() < MAX_EVENTS {
+        match from.leg.receive(to.leg.outgoing()).map_err(from_end)? {
+            Received::NeedMore => return Ok(Moved::All),
+            Received::Transport => {}
+            Received::Message { start, len } => {
+                let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
+                let verdict = gate.judge(direction, message);
+                let refusal = match &verdict {
+                    Verdict::Refused(refusal) => Some(refusal),
+                    Verdict::Pass | Verdict::Drop => None,
+                };
+                if verdict == Verdict::Drop {
+                    to.leg.outgoing().truncate(start);
+                    continue;
+                }
+                tap.observe(direction, message, refusal).map_err(from_end)?;
+                to.leg.forward(start, len).map_err(to_end)?;
+            }
+        }
+    }
+    Ok(Moved::Blocked)
+}
+
+/// Whether bytes came. A side that has closed is an end.
+fn read_more<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Connection<S>, cx: &mut Context<'_>) -> Result<bool, TransportError> {
+    match from.poll_fill(cx)? {
+        Poll::Ready(true) => Ok(true),
+        Poll::Ready(false) => Err(TransportError::Closed),
+        Poll::Pending => Ok(false),
+    }
+}

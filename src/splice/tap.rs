@@ -1,0 +1,348 @@
+use std::collections::{HashMap, VecDeque};
+
+use super::Direction;
+use super::gate::Refusal;
+use crate::audit::{Event, Text};
+use crate::transport::wire::Reader;
+use crate::transport::{TransportError, msg};
+
+/// Channels, open or being opened, that one session may have. OpenSSH's client and server each stop long before.
+const MAX_CHANNELS: usize = 10_000;
+
+/// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
+#[derive(Default)]
+pub struct Tap {
+    /// Open and half-open channels by the operator's number; a channel that the instance opens is there from its confirmation on.
+    channels: HashMap<u32, Channel>,
+    /// The instance's number → the operator's.
+    by_instance: HashMap<u32, u32>,
+    /// Channels that the instance asked to open, by its number.
+    offered: HashMap<u32, Channel>,
+    ordinal: u32,
+    pub events: VecDeque<Event>,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+#[derive(Default)]
+struct Channel {
+    ordinal: u32,
+    kind: String,
+    what: Option<Text>,
+    /// Whether the gate refused it: the peer's failure is ours then, and told already.
+    refused: bool,
+    instance_number: Option<u32>,
+    pty: bool,
+    told: bool,
+    exit_status: Option<u32>,
+    exit_signal: Option<Text>,
+    bytes_up: u64,
+    bytes_down: u64,
+    closed: (bool, bool),
+}
+
+impl Tap {
+    /// Reads one message that passes, and what the gate made of it. A message that cannot be read is the peer's to judge.
+    pub fn observe(&mut self, direction: Direction, message: &[u8], refusal: Option<&Refusal>) -> Result<(), TransportError> {
+        let mut reader = Reader::new(message);
+        let Ok(number) = reader.u8() else { return Ok(()) };
+        match number {
+            msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA => self.data(direction, number, reader),
+            msg::CHANNEL_OPEN => self.open(direction, reader, refusal)?,
+            msg::CHANNEL_OPEN_CONFIRMATION => self.confirmed(direction, reader),
+            msg::CHANNEL_OPEN_FAILURE => self.failed(direction, reader),
+            msg::CHANNEL_REQUEST => self.request(direction, reader, refusal),
+            msg::CHANNEL_CLOSE => self.close(direction, reader),
+            _ => {}
+        }
+        if let Some(refusal) = refusal {
+            let what = if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) };
+            let kind = Text::new(refusal.kind.as_bytes());
+            self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
+        }
+        Ok(())
+    }
+
+    /// The channel that a message's recipient number names.
+    fn recipient(&mut self, direction: Direction, reader: &mut Reader<'_>) -> Option<&mut Channel> {
+        let number = reader.u32().ok()?;
+        let operators = match direction {
+            Direction::Down => number,
+            Direction::Up => *self.by_instance.get(&number)?,
+        };
+        self.channels.get_mut(&operators)
+    }
+
+    fn data(&mut self, direction: Direction, number: u8, mut reader: Reader<'_>) {
+        // Recipient, the type of extended data, and the length stand before the data.
+        let framing = if number == msg::CHANNEL_DATA { 8 } else { 12 };
+        let len = reader.rest().len().saturating_sub(framing) as u64;
+        match direction {
+            Direction::Up => self.bytes_up += len,
+            Direction::Down => self.bytes_down += len,
+        }
+        if let Some(channel) = self.recipient(direction, &mut reader) {
+            match direction {
+                Direction::Up => channel.bytes_up += len,
+                Direction::Down => channel.bytes_down += len,
+            }
+        }
+    }
+
+    fn open(&mut self, direction: Direction, mut reader: Reader<'_>, refusal: Option<&Refusal>) -> Result<(), TransportError> {
+        let (Ok(kind), Ok(sender), Ok(_), Ok(_)) = (reader.string(), reader.u32(), reader.u32(), reader.u32()) else { return Ok(()) };
+        if self.channels.len() + self.offered.len() >= MAX_CHANNELS {
+            return Err(TransportError::Misbehaved("too many channels in one session"));
+        }
+        self.ordinal += 1;
+        let channel = Channel {
+            ordinal: self.ordinal,
+            kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
+            what: destination(kind, reader),
+            refused: refusal.is_some(),
+            ..Channel::default()
+        };
+        match direction {
+            Direction::Up => self.channels.insert(sender, channel),
+            Direction::Down => self.offered.insert(sender, channel),
+        };
+        Ok(())
+    }
+
+    fn confirmed(&mut self, direction: Direction, mut reader: Reader<'_>) {
+        let (Ok(recipient), Ok(sender)) = (reader.u32(), reader.u32()) else { return };
+        let (operators, instances) = match direction {
+            Direction::Down => (recipient, sender),
+            Direction::Up => (sender, recipient),
+        };
+        if direction == Direction::Up
+            && let Some(channel) = self.offered.remove(&instances)
+        {
+            self.channels.insert(operators, channel);
+        }
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        channel.instance_number = Some(instances);
+        self.by_instance.insert(instances, operators);
+        // A session channel is told when it is known what runs in it.
+        if channel.kind != "session" {
+            channel.told = true;
+            self.events.push_back(opened(channel, channel.kind.clone().as_str().into(), channel.what.clone()));
+        }
+    }
+
+    fn failed(&mut self, direction: Direction, mut reader: Reader<'_>) {
+        let Ok(recipient) = reader.u32() else { return };
+        let (channel, by) = match direction {
+            Direction::Down => (self.channels.remove(&recipient), "instance"),
+            Direction::Up => (self.offered.remove(&recipient), "operator"),
+        };
+        let Some(channel) = channel.filter(|channel| !channel.refused) else { return };
+        let _code = reader.u32();
+        let reason = Text::new(reader.string().unwrap_or_default());
+        self.events.push_back(Event::ChannelRefused { kind: channel.kind.as_str().into(), what: channel.what, by, reason });
+    }
+
+    fn request(&mut self, direction: Direction, mut reader: Reader<'_>, refusal: Option<&Refusal>) {
+        if refusal.is_some() {
+            return;
+        }
+        let Some(channel) = self.recipient(direction, &mut reader) else { return };
+        let (Ok(name), Ok(_want_reply)) = (reader.string(), reader.bool()) else { return };
+        let event = match (direction, name) {
+            (Direction::Up, b"pty-req") => {
+                channel.pty = true;
+                None
+            }
+            (Direction::Up, b"shell") => Some(opened(channel, "shell".into(), None)),
+            (Direction::Up, b"exec" | b"subsystem") => {
+                let kind = if name == b"exec" { "exec" } else { "subsystem" };
+                let what = reader.string().ok().map(Text::new);
+                Some(opened(channel, kind.into(), what))
+            }
+            (Direction::Down, b"exit-status") => {
+                channel.exit_status = reader.u32().ok();
+                None
+            }
+            (Direction::Down, b"exit-signal") => {
+                channel.exit_signal = reader.string().ok().map(|signal| Text::new(signal.get(..32).unwrap_or(signal)));
+                None
+            }
+            _ => None,
+        };
+        if let Some(event) = event {
+            channel.told = true;
+            self.events.push_back(event);
+        }
+    }
+
+    fn close(&mut self, direction: Direction, mut reader: Reader<'_>) {
+        let Some(channel) = self.recipient(direction, &mut reader) else { return };
+        match direction {
+            Direction::Up => channel.closed.0 = true,
+            Direction::Down => channel.closed.1 = true,
+        }
+        if channel.closed != (true, true) {
+            return;
+        }
+        let instances = channel.instance_number;
+        let operators = match instances.and_then(|number| self.by_instance.remove(&number)) {
+            Some(operators) => operators,
+            None => return,
+        };
+        if let Some(channel) = self.channels.remove(&operators) {
+            self.tell_closed(channel);
+        }
+    }
+
+    fn tell_closed(&mut self, channel: Channel) {
+        if channel.told {
+            self.events.push_back(Event::ChannelClosed {
+                channel: channel.ordinal,
+                exit_status: channel.exit_status,
+                exit_signal: channel.exit_signal,
+                bytes_down: channel.bytes_down,
+                bytes_up: channel.bytes_up,
+            });
+        }
+    }
+
+    /// The session has ended: so have the channels that were still open.
+    pub fn end(&mut self) {
+        self.by_instance.clear();
+        let mut open: Vec<Channel> = self.channels.drain().map(|(_, channel)| channel).collect();
+        open.sort_by_key(|channel| channel.ordinal);
+        for channel in open {
+            self.tell_closed(channel);
+        }
+    }
+}
+
+fn opened(channel: &Channel, kind: Text, what: Option<Text>) -> Event {
+    Event::ChannelOpened { channel: channel.ordinal, kind, what, pty: channel.pty }
+}
+
+/// Where a channel goes, from the fields behind its open (RFC 4254, 7.2; OpenSSH's PROTOCOL, 2.4).
+fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
+    match kind {
+        b"direct-tcpip" | b"forwarded-tcpip" => {
+            let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
+            let host = String::from_utf8_lossy(host.get(..256).unwrap_or(host));
+            Some(Text::new(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.as_bytes()))
+        }
+        b"direct-streamlocal@openssh.com" | b"forwarded-streamlocal@openssh.com" => reader.string().ok().map(Text::new),
+        _ => None,
+    }
+}
+
+fn open_text(message: &[u8]) -> Option<Text> {
+    let mut reader = Reader::new(message.get(1..)?);
+    let mut kind = reader.string().ok()?.to_vec();
+    reader.bytes::<12>().ok()?;
+    // The gate has overwritten the first letter, which is `d` or `f` in the types that have a destination.
+    let first = if kind.ends_with(b"irect-tcpip") || kind.ends_with(b"irect-streamlocal@openssh.com") { b'd' } else { b'f' };
+    *kind.first_mut()? = first;
+    destination(&kind, reader)
+}
+
+/// The command or subsystem of a refused request.
+fn request_text(message: &[u8]) -> Option<Text> {
+    let mut reader = Reader::new(message.get(5..)?);
+    let name = reader.string().ok()?;
+    reader.bool().ok()?;
+    matches!(name, b"!xec" | b"!ubsystem").then(|| reader.string().ok().map(Text::new))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::splice::gate::tests::request;
+    use crate::transport::wire::{put_string, put_u32};
+
+    fn message(number: u8, fields: &[u32]) -> Vec<u8> {
+        let mut message = vec![number];
+        fields.iter().for_each(|field| put_u32(&mut message, *field));
+        message
+    }
+
+    fn open(kind: &str, sender: u32, rest: &[u8]) -> Vec<u8> {
+        let mut message = vec![msg::CHANNEL_OPEN];
+        put_string(&mut message, kind.as_bytes());
+        [sender, 1 << 21, 1 << 15].into_iter().for_each(|field| put_u32(&mut message, field));
+        message.extend_from_slice(rest);
+        message
+    }
+
+    fn data(recipient: u32, len: usize) -> Vec<u8> {
+        let mut message = message(msg::CHANNEL_DATA, &[recipient]);
+        put_string(&mut message, &vec![0; len]);
+        message
+    }
+
+    fn told(tap: &mut Tap) -> Vec<String> {
+        tap.events.drain(..).map(|event| serde_json::to_string(&event).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_commands_life_is_told_in_two_lines() {
+        let mut tap = Tap::default();
+        let mut exit = vec![msg::CHANNEL_REQUEST];
+        put_u32(&mut exit, 3);
+        put_string(&mut exit, b"exit-status");
+        exit.push(0);
+        put_u32(&mut exit, 7);
+        let mut exec = request("exec", b"id -u");
+        exec[1..5].copy_from_slice(&9u32.to_be_bytes());
+        use Direction::{Down, Up};
+        for (direction, message) in [
+            (Up, open("session", 3, b"")),
+            (Down, message(msg::CHANNEL_OPEN_CONFIRMATION, &[3, 9, 1, 1])),
+            (Up, exec),
+            (Up, data(9, 10)),
+            (Down, data(3, 100)),
+            (Down, data(3, 100)),
+            (Down, exit),
+            (Down, message(msg::CHANNEL_CLOSE, &[3])),
+            (Up, message(msg::CHANNEL_CLOSE, &[9])),
+        ] {
+            tap.observe(direction, &message, None).unwrap();
+        }
+        assert_eq!(
+            told(&mut tap),
+            [
+                r#"{"event":"channel.opened","channel":1,"kind":"exec","what":"id -u","pty":false}"#,
+                r#"{"event":"channel.closed","channel":1,"exit_status":7,"bytes_down":200,"bytes_up":10}"#
+            ]
+        );
+        assert!(tap.channels.is_empty() && tap.by_instance.is_empty());
+    }
+
+    #[test]
+    fn forwards_are_told_with_their_destination_and_refusals_with_who_refused() {
+        let mut tap = Tap::default();
+        let mut to = Vec::new();
+        put_string(&mut to, b"10.0.0.5");
+        put_u32(&mut to, 5432);
+        tap.observe(Direction::Up, &open("direct-tcpip", 0, &to), None).unwrap();
+        let mut failure = message(msg::CHANNEL_OPEN_FAILURE, &[0, 2]);
+        put_string(&mut failure, b"Connection refused\nforged");
+        tap.observe(Direction::Down, &failure, None).unwrap();
+        tap.observe(Direction::Up, &open("direct-tcpip", 0, &to), None).unwrap();
+        tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, 4, 1, 1]), None).unwrap();
+        let refusal = Refusal { kind: "direct-tcpip".to_owned(), reason: "the grant does not allow forward-local" };
+        tap.observe(Direction::Up, &open("!irect-tcpip", 1, &to), Some(&refusal)).unwrap();
+        tap.end();
+        let lines = told(&mut tap);
+        assert!(lines[0].contains(r#""by":"instance","reason":"Connection refused\nforged""#), "{}", lines[0]);
+        assert!(lines[1].contains(r#""kind":"direct-tcpip","what":"10.0.0.5:5432""#), "{}", lines[1]);
+        assert!(lines[2].contains(r#""what":"10.0.0.5:5432","by":"broker""#), "{}", lines[2]);
+        assert!(lines[3].starts_with(r#"{"event":"channel.closed","channel":2"#), "{}", lines[3]);
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut tap = Tap::default();
+        let refused = (0..20_000).find_map(|number| tap.observe(Direction::Down, &open("x11", number, b""), None).err());
+        assert!(matches!(refused, Some(TransportError::Misbehaved(_))));
+    }
+}
