@@ -36,9 +36,9 @@ enum Command {
         /// The name or address under which operators reach the broker
         #[arg(long, value_name = "HOST", value_parser = BrokerHost::parse)]
         host: BrokerHost,
-        /// The port there
-        #[arg(long, default_value = "2222", value_name = "PORT")]
-        port: NonZeroU16,
+        /// The port there, if it is not the one that the configuration listens on
+        #[arg(long, value_name = "PORT")]
+        port: Option<NonZeroU16>,
     },
 }
 
@@ -71,10 +71,15 @@ fn check(file: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_client_config(file: &Path, host: &BrokerHost, port: NonZeroU16) -> io::Result<ExitCode> {
+fn print_client_config(file: &Path, host: &BrokerHost, port: Option<NonZeroU16>) -> io::Result<ExitCode> {
     let settings = match Draft::read(file, std::env::vars_os()).finish() {
         Ok((settings, _)) => settings,
         Err(findings) => return refused(&findings),
+    };
+    let listens_on = || settings.door.addresses.first().and_then(|address| NonZeroU16::new(address.port()));
+    let Some(port) = port.or_else(listens_on) else {
+        writeln!(io::stderr(), "ssh-broker: listen.addresses names no fixed port: say with --port where operators reach the broker")?;
+        return Ok(ExitCode::from(REFUSED));
     };
     match PublicKeys::load(&settings.state_dir).and_then(|keys| client_config(host, port, &keys)) {
         Ok(text) => write!(io::stdout(), "{text}").map(|()| ExitCode::SUCCESS),

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Purpose;
+use super::owners::Owners;
 use super::report::Report;
 use super::value::MIB;
 use crate::access::OperatorName;
@@ -51,13 +52,13 @@ impl FileCheck {
         let checked = match &self.kind {
             FileKind::Configuration => trusted_file(&self.path, owners),
             FileKind::AuthorizedKeysDir { required, alone } => {
-                return self.authorized_keys_dir(*required, *alone, owners, report);
+                return self.authorized_keys_dir(*required, *alone, purpose, owners, report);
             }
-            FileKind::TrustedKeys => self.public_keys(owners, report).and_then(|keys| match keys {
+            FileKind::TrustedKeys => self.public_keys(is_key, owners, report).and_then(|keys| match keys {
                 0 => Err(format!("{} holds no public key: write the CA's, as in its .pub file", self.path.display())),
                 _ => Ok(()),
             }),
-            FileKind::RevokedKeys => self.public_keys(owners, report).map(|_| ()),
+            FileKind::RevokedKeys => self.public_keys(is_key_or_certificate, owners, report).map(|_| ()),
             FileKind::Secret { by_systemd } => secret_file(&self.path, *by_systemd, owners),
             FileKind::OnlyUnderSystemd => {
                 let text = "CREDENTIALS_DIRECTORY is not set: only systemd sets it, for a unit with LoadCredential=";
@@ -77,7 +78,7 @@ impl FileCheck {
         }
     }
 
-    fn authorized_keys_dir(&self, required: bool, alone: bool, owners: &Owners, report: &mut Report) {
+    fn authorized_keys_dir(&self, required: bool, alone: bool, purpose: Purpose, owners: &Owners, report: &mut Report) {
         let shown = self.path.display();
         let entries = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
@@ -105,8 +106,13 @@ impl FileCheck {
             }
             operators += 1;
             match trusted_file(&entry, owners).and_then(|()| read(&entry)) {
+                // The door refuses such a line alone, so one operator's slip must not keep everybody out when the daemon starts.
                 Ok(text) => authorized_keys_problems(&text).iter().for_each(|(line, problem)| {
-                    report.error(&self.key, format!("{}:{line}: {problem}", entry.display()));
+                    let text = format!("{}:{line}: {problem}", entry.display());
+                    match purpose {
+                        Purpose::Serve => report.warn(&self.key, text),
+                        Purpose::Check => report.error(&self.key, text),
+                    }
                 }),
                 Err(text) => report.error(&self.key, text),
             }
@@ -116,19 +122,20 @@ impl FileCheck {
         }
     }
 
-    /// Counts the public keys of a file in which every line is one, a comment, or blank.
-    fn public_keys(&self, owners: &Owners, report: &mut Report) -> Result<usize, String> {
+    /// Counts the lines of a file that are neither comments nor blank; each must be a key.
+    fn public_keys(&self, is_key: fn(&str) -> ssh_key::Result<()>, owners: &Owners, report: &mut Report) -> Result<usize, String> {
         trusted_file(&self.path, owners)?;
+        let shown = self.path.display();
+        let text = read(&self.path)?;
+        if text.starts_with("SSHKRL\n") {
+            return Err(format!("{shown} is a binary key revocation list: write the keys themselves, one OpenSSH public key a line"));
+        }
         let mut keys = 0;
-        for (number, line) in (1..).zip(read(&self.path)?.lines()) {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
+        for (number, line) in key_lines(&text) {
             keys += 1;
-            if let Err(error) = ssh_key::PublicKey::from_openssh(line) {
+            if let Err(error) = is_key(line) {
                 let right = "write one OpenSSH public key a line, such as \"ssh-ed25519 AAAA… comment\"";
-                report.error(&self.key, format!("{}:{number}: not a public key ({error}): {right}", self.path.display()));
+                report.error(&self.key, format!("{shown}:{number}: not a public key ({error}): {right}"));
             }
         }
         Ok(keys)
@@ -156,53 +163,39 @@ impl FileCheck {
 
 /// The problems of an authorized_keys file, each with its line (from 1).
 fn authorized_keys_problems(text: &str) -> Vec<(usize, String)> {
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     let right = "write one public key a line, options first, such as \"ssh-ed25519 AAAA… comment\"";
-    lines
-        .filter_map(|(number, line)| match line.trim().parse::<ssh_key::authorized_keys::Entry>() {
-            Ok(_) => None,
+    key_lines(text)
+        .filter_map(|(number, line)| match is_key(line).or_else(|error| without_options(line).map_or(Err(error), is_key)) {
+            Ok(()) => None,
             Err(error) => Some((number, format!("not an authorized_keys line ({error}): {right}"))),
         })
         .collect()
 }
 
-/// Who may own what the broker trusts: root, whoever we are, and, for an administrator's check, whoever the daemon is.
-#[derive(Debug)]
-pub(super) struct Owners(Vec<u32>);
+/// Every line that is neither blank nor a comment, with its number (from 1).
+fn key_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
 
-impl Owners {
-    pub(super) fn new(purpose: Purpose, state_dir: &Path) -> Self {
-        let mut owners = vec![0, rustix::process::geteuid().as_raw()];
-        // The daemon's user is known by its state directory, which holds the very keys: it is trusted already.
-        if purpose == Purpose::Check
-            && let Ok(metadata) = fs::metadata(state_dir)
-        {
-            owners.push(metadata.uid());
-        }
-        Self(owners)
-    }
+fn is_key(line: &str) -> ssh_key::Result<()> {
+    ssh_key::PublicKey::from_openssh(line).map(|_| ())
+}
 
-    fn owned(&self, path: &Path, metadata: &Metadata) -> Result<(), String> {
-        let owner = metadata.uid();
-        match self.0.contains(&owner) {
-            true => Ok(()),
-            false => {
-                Err(format!("{} belongs to user {owner}: it must belong to root or to the daemon's user (chown root)", path.display()))
-            }
-        }
-    }
+/// A certificate among revoked keys stands for the key that it certifies.
+fn is_key_or_certificate(line: &str) -> ssh_key::Result<()> {
+    is_key(line).or_else(|error| ssh_key::Certificate::from_openssh(line).map(|_| ()).map_err(|_| error))
+}
 
-    fn trusted(&self, path: &Path, metadata: &Metadata) -> Result<(), String> {
-        self.owned(path, metadata)?;
-        match metadata.mode() & 0o022 {
-            0 => Ok(()),
-            _ => Err(format!(
-                "{} can be written by others than its owner (mode {:04o}): chmod go-w",
-                path.display(),
-                metadata.mode() & 0o7777
-            )),
-        }
-    }
+/// What follows the first blank that is not in quotes (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+fn without_options(line: &str) -> Option<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let ends = |c: char| {
+        let ends = c.is_ascii_whitespace() && !quoted;
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    };
+    line.split_once(ends).map(|(_, rest)| rest.trim_start())
 }
 
 fn regular(path: &Path) -> Result<Metadata, String> {
@@ -254,13 +247,13 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(entries)
 }
 
-/// A whole text file of at most [`MAX_LEN`] bytes.
+/// A whole text file of at most [`MAX_LEN`] bytes. What is not UTF-8 is replaced: comments in files of keys may be anything.
 pub(super) fn read(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| cannot("read", path, &error))?;
-    file.take(MAX_LEN + 1).read_to_string(&mut text).map_err(|error| cannot("read", path, &error))?;
-    match text.len() as u64 <= MAX_LEN {
-        true => Ok(text),
+    file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(|error| cannot("read", path, &error))?;
+    match bytes.len() as u64 <= MAX_LEN {
+        true => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         false => Err(format!("{} is too long: at most {MAX_LEN} bytes", path.display())),
     }
 }
@@ -269,7 +262,6 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> String {
     let right = match error.kind() {
         io::ErrorKind::NotFound => ": make it, or write another path",
         io::ErrorKind::PermissionDenied => ": let the daemon's user read it, and search the directories above it",
-        io::ErrorKind::InvalidData => ": it must be a text file",
         _ => "",
     };
     format!("cannot {what} {} ({error}){right}", path.display())

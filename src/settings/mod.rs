@@ -6,6 +6,7 @@
 
 mod files;
 mod grants;
+mod owners;
 mod report;
 mod sections;
 mod table;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 use config::{Config, ConfigError, FileFormat, Map, Value};
 
-use files::{FileCheck, FileKind, Owners};
+use files::{FileCheck, FileKind};
+use owners::Owners;
 use report::Report;
 pub use report::{Findings, Problem};
 use table::Table;
@@ -236,3 +238,6 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
     report.settle_unknown();
     (settings, files)
 }
+
+#[cfg(test)]
+mod tests;

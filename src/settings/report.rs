@@ -44,10 +44,6 @@ impl Report {
         Self { file, variables: BTreeMap::new(), known: BTreeSet::new(), unknown: Vec::new(), findings: Findings::default() }
     }
 
-    pub(super) fn errors(&self) -> usize {
-        self.findings.errors.len()
-    }
-
     pub(super) fn into_findings(self) -> Findings {
         self.findings
     }

@@ -22,10 +22,6 @@ impl<'r> Table<'r> {
         Self { path: String::new(), values, report }
     }
 
-    pub(super) fn report(&mut self) -> &mut Report {
-        self.report
-    }
-
     /// The full dotted path of a key in this table.
     pub(super) fn path_of(&self, key: &str) -> String {
         match self.path.as_str() {
@@ -119,7 +115,7 @@ impl<'r> Table<'r> {
         self.settle(key, read)
     }
 
-    /// A list of strings (in the environment: separated by commas). Every bad one is reported under its index.
+    /// A list of strings (in the environment: separated by commas). Every bad one is reported under its index; with one, there is no list.
     pub(super) fn list<T>(&mut self, key: &str, right: &str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.take(key)?;
         let origin = value.origin().map(str::to_owned);
@@ -135,7 +131,7 @@ impl<'r> Table<'r> {
         for (index, item) in items.iter().enumerate() {
             list.extend(self.settle(&format!("{key}[{index}]"), text_of(item, right).and_then(&mut parse)));
         }
-        Some(list)
+        (list.len() == items.len()).then_some(list)
     }
 
     /// A table from names to values (in the environment: `name=value,name=value`, or a variable for each name). Every entry goes to
