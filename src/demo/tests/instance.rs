@@ -25,7 +25,7 @@ impl Bench {
     async fn start() -> Self {
         let key = ed25519("test").unwrap();
         let dir = tempfile::tempdir().unwrap();
-        key.write_openssh_file(&dir.path().join("key"), LineEnding::LF).unwrap();
+        key.write_openssh_file(dir.path().join("key"), LineEnding::LF).unwrap();
         let instance = instance(Credential::Key(key.public_key().clone()), 1 << 20).await;
         Self { instance, dir }
     }
@@ -246,7 +246,7 @@ async fn a_world_s_cloud_knows_what_its_instances_take() {
     let world = World::start(WorldConfig::default()).await.unwrap();
     let pem = world.endpoint().change(|inventory| inventory.instance_mut("ins-demo1").unwrap().secret.clone());
     let dir = tempfile::tempdir().unwrap();
-    ssh_key::PrivateKey::from_openssh(pem.expose()).unwrap().write_openssh_file(&dir.path().join("key"), LineEnding::LF).unwrap();
+    ssh_key::PrivateKey::from_openssh(pem.expose()).unwrap().write_openssh_file(dir.path().join("key"), LineEnding::LF).unwrap();
     let instance = world.instance("ins-demo1").unwrap();
     assert_eq!(world.ssh_ports()["fleet-demo-keys"], instance.address().port());
     let mut ssh = client("ssh", instance, dir.path());

@@ -1,2 +1,3 @@
 mod endpoint;
 mod instance;
+mod tour;
