@@ -5,6 +5,7 @@ pub mod audit;
 pub mod broker;
 pub mod cache;
 pub mod client_config;
+pub mod demo;
 pub mod door;
 pub mod gse;
 pub mod keys;

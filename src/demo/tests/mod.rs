@@ -1,0 +1,3 @@
+mod endpoint;
+mod instance;
+mod tour;
