@@ -1,5 +1,13 @@
 //! Edge: the GSE cloud API over signed HTTP.
 
+mod circuit;
+mod endpoint;
+mod errors;
+pub mod quota;
+mod retry;
+mod sign;
+mod wire;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
