@@ -1,6 +1,6 @@
 /// What to do about an error code of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub(super) enum Class {
     /// Too many requests, ours or another's under the same account: slow down, then retry.
     Throttled,
     /// The API's own trouble: retry.
@@ -55,7 +55,7 @@ const CLASSES: [(&str, Class); 32] = [
 ];
 
 /// Class and known name of an error code: the full code first, then the part before the first dot. A code that nobody knows is a refusal.
-pub fn classify(code: &str) -> (Class, &'static str) {
+pub(super) fn classify(code: &str) -> (Class, &'static str) {
     let find = |wanted: &str| CLASSES.iter().find(|(name, _)| *name == wanted).map(|(name, class)| (*class, *name));
     let prefix = code.split('.').next().unwrap_or(code);
     find(code).or_else(|| find(prefix)).unwrap_or((Class::Refused, "an error that this broker does not know"))

@@ -12,7 +12,7 @@ const SIGNED_HEADERS: &str = "content-type;host";
 
 /// Why a request could not be signed.
 #[derive(Debug, Error)]
-pub enum SignError {
+pub(super) enum SignError {
     #[error("the time {0} is no date")]
     Time(i64),
     #[error("the secret key cannot be an HMAC key")]

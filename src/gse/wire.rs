@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for SecretText {
 /// Where an answer stopped being what it should be. serde_json's own message may quote the answer, secret and all, so it goes no further.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the answer is not the JSON it should be ({what}, line {line}, column {column})")]
-pub struct Malformed {
+pub(super) struct Malformed {
     what: &'static str,
     line: usize,
     column: usize,

@@ -19,7 +19,7 @@ use window::Window;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("the queue for the API quota is full")]
-pub struct QueueFull;
+pub(super) struct QueueFull;
 
 #[derive(Debug)]
 struct State {
@@ -28,13 +28,13 @@ struct State {
 }
 
 #[derive(Debug)]
-pub struct Quota {
+pub(super) struct Quota {
     state: Mutex<State>,
 }
 
 impl Quota {
     /// `rate` requests a second; `bound` calls may wait.
-    pub fn new(rate: u32, bound: usize) -> Self {
+    pub(super) fn new(rate: u32, bound: usize) -> Self {
         let rate = usize::try_from(rate).unwrap_or(usize::MAX);
         Self { state: Mutex::new(State { window: Window::new(rate), line: Line::new(bound) }) }
     }
@@ -44,7 +44,7 @@ impl Quota {
     }
 
     /// Waits for a slot. `place` says meanwhile how many go first. Dropping the future leaves the line.
-    pub async fn permit(&self, operator: &OperatorName, place: Arc<QueuePlace>) -> Result<Permit<'_>, QueueFull> {
+    pub(super) async fn permit(&self, operator: &OperatorName, place: Arc<QueuePlace>) -> Result<Permit<'_>, QueueFull> {
         let waiting = {
             let mut state = self.state();
             let now = Instant::now();
@@ -84,17 +84,17 @@ impl Quota {
     }
 
     /// The endpoint refused a request for its limit: slow down for a while.
-    pub fn exceeded(&self) {
+    pub(super) fn exceeded(&self) {
         self.state().window.exceeded(Instant::now());
     }
 
     /// Calls that wait for a slot.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.state().line.len()
     }
 
     /// Requests a second that are allowed now; less than the configured rate after the endpoint refused some.
-    pub fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.state().window.limit(Instant::now())
     }
 }
@@ -114,7 +114,7 @@ impl Drop for Waiting<'_> {
 
 /// One request's slot. It is given back a second after the request's arrival is certain.
 #[derive(Debug)]
-pub struct Permit<'a> {
+pub(super) struct Permit<'a> {
     quota: &'a Quota,
     sent: Instant,
     answered: bool,
@@ -122,7 +122,7 @@ pub struct Permit<'a> {
 
 impl Permit<'_> {
     /// The answer begins to arrive, so the request did.
-    pub fn answered(mut self) {
+    pub(super) fn answered(mut self) {
         self.answered = true;
     }
 }
