@@ -31,8 +31,10 @@ pub(super) fn lease(reply: Reply, target: &Target, quota_wait: Duration, api_tim
     if secret.expose().trim_ascii().is_empty() {
         return Err(unfit("Secret is empty"));
     }
-    let operating_system =
-        access.operating_system.map(|text| text.chars().filter(|c| !c.is_control()).take(128).collect::<String>()).filter(|text| !text.is_empty());
+    let operating_system = access
+        .operating_system
+        .map(|text| text.chars().filter(|c| !c.is_control()).take(128).collect::<String>())
+        .filter(|text| !text.is_empty());
     Ok(Lease {
         target: target.clone(),
         login,

@@ -60,13 +60,8 @@ impl Attempt<'_> {
     }
 
     fn headers(&self) -> Result<HeaderMap, Problem> {
-        let signing = Signing {
-            host: &self.endpoint.host,
-            service: "gse",
-            content_type: CONTENT,
-            timestamp: self.timestamp,
-            body: &self.body,
-        };
+        let signing =
+            Signing { host: &self.endpoint.host, service: "gse", content_type: CONTENT, timestamp: self.timestamp, body: &self.body };
         let authorization = signing.authorization(&self.key.id, &self.key.key).map_err(Cause::Sign)?;
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).map_err(|_| Cause::Unfit("a header of the request"));
         let mut headers = HeaderMap::with_capacity(10);

@@ -43,7 +43,6 @@ pub struct Client {
     credentials: Credentials,
     /// The endpoint's clock less ours, in seconds; zero until it refused a signature for its time.
     clock_offset: AtomicI64,
-    /// In the order of [`Action::ALL`].
     access_quota: Quota,
     describe_quota: Quota,
     list_quota: Quota,
@@ -118,7 +117,7 @@ impl Client {
 
     pub fn stats(&self) -> Stats {
         let waiting = Action::ALL.iter().map(|action| self.quota(*action).waiting()).sum();
-        Stats { calls: self.counters.snapshot(), waiting }
+        Stats { calls: self.counters.snapshot(), waiting, access_rate: self.access_quota.limit() }
     }
 
     fn quota(&self, action: Action) -> &Quota {
@@ -182,7 +181,10 @@ impl Client {
                 let Some(offset) = problem.clock_offset else { return Ok(Remedy::None) };
                 progress.clock_set = true;
                 self.clock_offset.store(offset, Ordering::Relaxed);
-                tracing::warn!(offset_seconds = offset, "the clock differs from the cloud API's; signing by the API's. Set the clock right");
+                tracing::warn!(
+                    offset_seconds = offset,
+                    "the clock differs from the cloud API's; signing by the API's. Set the clock right"
+                );
                 Ok(Remedy::Again)
             }
             // Not from the budget: what the endpoint refuses for its limit waits for the quota again, which has just been cut.
@@ -207,15 +209,8 @@ impl Client {
         let key = timeout_at(deadline, self.credentials.key(timestamp)).await.map_err(|_| Cause::DeadlinePassed)?.map_err(Cause::Key)?;
         progress.key = Some(key.clone());
         let limit = (Instant::now() + self.call_timeout).min(deadline);
-        let attempt = Attempt {
-            http: &self.http,
-            endpoint: &self.endpoint,
-            region: &self.region,
-            action,
-            body: body.clone(),
-            key: &key,
-            timestamp,
-        };
+        let attempt =
+            Attempt { http: &self.http, endpoint: &self.endpoint, region: &self.region, action, body: body.clone(), key: &key, timestamp };
         let late = if limit == deadline { Cause::DeadlinePassed } else { Cause::TimedOut };
         let result = timeout_at(limit, attempt.send(permit)).await.unwrap_or_else(|_| Err(late.into()));
         progress.api_time = began.elapsed();
@@ -224,7 +219,13 @@ impl Client {
     }
 
     /// Waits for a slot of the quota, unless the circuit is open or opens meanwhile.
-    async fn slot(&self, action: Action, asker: &Asker, deadline: Instant, waited: &mut Duration) -> Result<(Permit<'_>, Pass<'_>), Problem> {
+    async fn slot(
+        &self,
+        action: Action,
+        asker: &Asker,
+        deadline: Instant,
+        waited: &mut Duration,
+    ) -> Result<(Permit<'_>, Pass<'_>), Problem> {
         let mut openings = self.circuit.openings();
         self.circuit.check().map_err(Cause::Outage)?;
         let began = Instant::now();
@@ -255,7 +256,9 @@ impl Client {
             }
             Cause::Api { .. } | Cause::Status(_) | Cause::TooLarge | Cause::Malformed(_) | Cause::Unfit(_) => pass.succeeded(),
             // The endpoint was not heard out.
-            Cause::DeadlinePassed | Cause::QuotaDeadline | Cause::Key(_) | Cause::Sign(_) | Cause::Outage(_) | Cause::QueueFull => drop(pass),
+            Cause::DeadlinePassed | Cause::QuotaDeadline | Cause::Key(_) | Cause::Sign(_) | Cause::Outage(_) | Cause::QueueFull => {
+                drop(pass)
+            }
         }
     }
 }

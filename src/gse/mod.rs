@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use client::{Client, ClientError};
 pub use credentials::KeyError;
-pub use stats::Stats;
+pub use stats::{Calls, Stats};
 pub use wire::Action;
 
 use crate::access::FleetId;

@@ -126,7 +126,8 @@ impl Problem {
     pub(super) fn into_failure(self) -> Failure {
         let unavailable = || Failure::new(Code::ApiUnavailable, "the cloud API gives no answer; try again shortly");
         let throttled = || Failure::new(Code::ApiThrottled, "the cloud API's request limit is used up; try again shortly");
-        let gone = || Failure::new(Code::ApiOffline, "the cloud API no longer offers access to instances; tell this broker's administrator");
+        let gone =
+            || Failure::new(Code::ApiOffline, "the cloud API no longer offers access to instances; tell this broker's administrator");
         let misconfigured = |what: &str| {
             let id = self.request_id.as_deref().map(|id| format!(" (RequestId {id})")).unwrap_or_default();
             Failure::new(Code::ApiDenied, format!("broker misconfigured: {what}{id}; tell its administrator"))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Secret;
 
 /// What the API is asked. Each has its own quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     GetInstanceAccess,
     DescribeInstances,

@@ -34,9 +34,9 @@ impl Places {
     /// The key of the first place that is configured, `None` when none is. Blocks.
     pub(super) fn read(&self) -> Result<Option<ApiKey>, KeyError> {
         if let Some(files) = &self.files {
-            return Self::from_files(files).map(Some);
+            return Self::read_files(files).map(Some);
         }
-        if let Some(key) = self.from_variables()? {
+        if let Some(key) = self.read_variables()? {
             return Ok(Some(key));
         }
         for path in &self.ini {
@@ -56,7 +56,7 @@ impl Places {
         places.join(", ")
     }
 
-    fn from_files(files: &CredentialFiles) -> Result<ApiKey, KeyError> {
+    fn read_files(files: &CredentialFiles) -> Result<ApiKey, KeyError> {
         let read = |path: &Path| match read_file(path) {
             Ok(Some(text)) => Ok(text),
             Ok(None) => Err(KeyError::File { path: path.to_owned(), source: io::ErrorKind::NotFound.into() }),
@@ -74,7 +74,7 @@ impl Places {
         ApiKey::new(place, Some(read(&files.secret_id)?), Some(read(&files.secret_key)?), token)
     }
 
-    fn from_variables(&self) -> Result<Option<ApiKey>, KeyError> {
+    fn read_variables(&self) -> Result<Option<ApiKey>, KeyError> {
         let variable = |name: &str| (self.variables)(name).map(Zeroizing::new);
         let (id, key) = (variable(SECRET_ID), variable(SECRET_KEY));
         if id.is_none() && key.is_none() {
