@@ -1,7 +1,32 @@
 //! Edge: the GSE cloud API over signed HTTP.
 
+mod answer;
+mod attempt;
+mod circuit;
+mod client;
+mod credentials;
+mod endpoint;
+mod errors;
+mod problem;
+mod quota;
+mod resolve;
+mod retry;
+mod sign;
+mod stats;
+mod wire;
+
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use client::{Client, ClientError};
+pub use credentials::KeyError;
+pub use stats::{Calls, Stats};
+pub use wire::Action;
 
 use crate::access::FleetId;
 
@@ -12,12 +37,14 @@ pub struct Config {
     pub endpoint: String,
     pub region: String,
     pub credential_files: Option<CredentialFiles>,
+    /// Where a CVM's metadata service hands out the role's key, in place of the usual address (last place of the credential chain).
+    pub metadata_url: Option<String>,
     /// For each action, in any sliding second as the endpoint sees arrivals.
     pub requests_per_second: u32,
     pub fleets: Vec<FleetId>,
     /// One call, from connect to the last byte of the answer.
     pub call_timeout: Duration,
-    /// Calls that may wait for the quota at once; more are refused as `broker-busy`.
+    /// Calls that may wait for the quota of one action at once; more are refused as `broker-busy`.
     pub queue: usize,
 }
 

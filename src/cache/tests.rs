@@ -1,0 +1,305 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::*;
+use crate::access::{Capabilities, GrantRule, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Secret, TargetPattern};
+use crate::broker::{Located, QueuePlace};
+
+/// A cloud that counts, waits, and answers as it is told.
+struct Fake {
+    leases: AtomicUsize,
+    locates: AtomicUsize,
+    /// In the queue for the quota, then for the answer.
+    queueing: Duration,
+    answering: Duration,
+    cancelled: Arc<AtomicUsize>,
+    fail: Mutex<Option<Failure>>,
+    panic: AtomicBool,
+    locate_gives_lease: bool,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            leases: AtomicUsize::new(0),
+            locates: AtomicUsize::new(0),
+            queueing: Duration::from_millis(500),
+            answering: Duration::from_millis(100),
+            cancelled: Arc::default(),
+            fail: Mutex::new(None),
+            panic: AtomicBool::new(false),
+            locate_gives_lease: false,
+        }
+    }
+}
+
+struct CountDrop(Arc<AtomicUsize>, bool);
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        if !self.1 {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Fake {
+    async fn call(&self, asker: &Asker) -> Result<(), Failure> {
+        let mut guard = CountDrop(self.cancelled.clone(), false);
+        let place: Arc<QueuePlace> = asker.place();
+        place.set(Some(7));
+        sleep(self.queueing).await;
+        place.set(None);
+        sleep(self.answering).await;
+        guard.1 = true;
+        assert!(!self.panic.load(Ordering::SeqCst), "told to panic");
+        if Instant::now() >= Instant::from_std(asker.deadline) {
+            return Err(Failure::new(Code::ApiThrottled, "late"));
+        }
+        self.fail.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+fn lease(target: &Target) -> Lease {
+    Lease {
+        target: target.clone(),
+        login: "root".to_owned(),
+        secret: Secret::new(b"s".to_vec()),
+        address: "192.0.2.1".parse().unwrap(),
+        operating_system: None,
+        request_id: "r".to_owned(),
+        quota_wait: Duration::ZERO,
+        api_time: Duration::ZERO,
+    }
+}
+
+impl Cloud for Fake {
+    fn locate<'a>(
+        &'a self,
+        instance: &'a InstanceId,
+        candidates: &'a [FleetId],
+        asker: &'a Asker,
+    ) -> BoxFuture<'a, Result<Located, Failure>> {
+        Box::pin(async move {
+            self.locates.fetch_add(1, Ordering::SeqCst);
+            self.call(asker).await?;
+            let target = Target { fleet: candidates[0].clone(), instance: instance.clone() };
+            Ok(Located { lease: self.locate_gives_lease.then(|| lease(&target)), target })
+        })
+    }
+
+    fn lease<'a>(&'a self, target: &'a Target, asker: &'a Asker) -> BoxFuture<'a, Result<Lease, Failure>> {
+        Box::pin(async move {
+            self.leases.fetch_add(1, Ordering::SeqCst);
+            self.call(asker).await?;
+            Ok(lease(target))
+        })
+    }
+}
+
+const CONFIG: Config = Config {
+    lease_ttl: Duration::from_secs(60),
+    resolve_ttl: Duration::from_secs(300),
+    not_found_ttl: Duration::from_secs(10),
+    capacity: 100,
+};
+
+fn cache(fake: Fake) -> Arc<Cache<Fake>> {
+    Arc::new(Cache::new(fake, CONFIG))
+}
+
+fn asker(seconds: u64) -> Asker {
+    Asker::new(OperatorName::parse("alice").unwrap(), (Instant::now() + Duration::from_secs(seconds)).into_std())
+}
+
+fn fleet(id: &str) -> FleetId {
+    FleetId::parse(id).unwrap()
+}
+
+fn instance() -> InstanceId {
+    InstanceId::parse("ins-a").unwrap()
+}
+
+fn grant() -> Grant {
+    let rule = GrantRule {
+        operators: vec![OperatorPattern::Anyone],
+        targets: vec![TargetPattern::parse("*").unwrap()],
+        allow: Capabilities::default_allow(),
+    };
+    let operator = Operator {
+        name: OperatorName::parse("alice").unwrap(),
+        key: "k".into(),
+        source: "192.0.2.9:1".parse().unwrap(),
+        restrictions: Restrictions::default(),
+    };
+    let policy = Policy::new(Default::default(), vec![rule]).unwrap();
+    policy.decide(&operator, &Target { fleet: fleet("fleet-a"), instance: instance() }).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_ask_and_one_call_is_made_whose_place_all_see() {
+    let cache = cache(Fake::default());
+    let askers: Vec<_> = (0..50)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let (asker, grant) = (asker(20), grant());
+                let asked = cache.lease(&grant, &asker);
+                tokio::pin!(asked);
+                assert!(timeout(Duration::from_millis(10), &mut asked).await.is_err());
+                assert_eq!(asker.place().ahead(), Some(7));
+                asked.await.unwrap()
+            })
+        })
+        .collect();
+    for asker in askers {
+        assert!(!asker.await.unwrap().cached);
+    }
+    assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 1);
+    assert!(cache.lease(&grant(), &asker(20)).await.unwrap().cached);
+    sleep(CONFIG.lease_ttl).await;
+    assert!(!cache.lease(&grant(), &asker(20)).await.unwrap().cached);
+    assert_eq!(cache.shared.lease_flights.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_asker_may_leave_and_the_call_ends_when_all_have_left_the_queue() {
+    let cache = cache(Fake::default());
+    let mut askers: Vec<_> = (0..3)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.lease(&grant(), &asker(20)).await.map(|leased| leased.lease) })
+        })
+        .collect();
+    sleep(Duration::from_millis(50)).await;
+    askers.remove(0).abort();
+    for asker in askers {
+        asker.await.unwrap().unwrap();
+    }
+    assert_eq!(cache.cloud().cancelled.load(Ordering::SeqCst), 0);
+
+    let other = Arc::new(Cache::new(Fake::default(), CONFIG));
+    for (leave_after, cancelled) in [(550, 0), (50, 1)] {
+        let other = other.clone();
+        assert!(timeout(Duration::from_millis(leave_after), other.locate(&instance(), &[fleet("fleet-a")], &asker(20))).await.is_err());
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(other.cloud().cancelled.load(Ordering::SeqCst), cancelled, "left after {leave_after} ms");
+        assert_eq!(other.shared.locate_flights.len(), 0);
+        // What was fetched for nobody is not wasted; forget it for the next round.
+        assert_eq!(other.shared.locations.get(&instance()).await.is_some(), cancelled == 0);
+        other.shared.locations.forget_if(&instance(), |_| true).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_a_failure_for_all_followers() {
+    let cache = cache(Fake { panic: AtomicBool::new(true), ..Fake::default() });
+    let followers: Vec<_> = (0..5)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.lease(&grant(), &asker(20)).await.err().unwrap().code })
+        })
+        .collect();
+    for follower in followers {
+        assert_eq!(timeout(Duration::from_secs(5), follower).await.unwrap().unwrap(), Code::ApiUnavailable);
+    }
+    cache.cloud().panic.store(false, Ordering::SeqCst);
+    assert!(cache.lease(&grant(), &asker(20)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_with_more_time_asks_again_and_one_with_less_gives_up() {
+    let cache = cache(Fake { queueing: Duration::from_millis(1500), ..Fake::default() });
+    let short = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.lease(&grant(), &asker(1)).await.err().unwrap().code }
+    });
+    sleep(Duration::from_millis(10)).await;
+    assert!(cache.lease(&grant(), &asker(20)).await.is_ok());
+    assert_eq!(short.await.unwrap(), Code::ApiThrottled);
+    assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_found_is_remembered_shortly_and_nothing_else_is() {
+    let cache = cache(Fake { fail: Mutex::new(Some(Failure::target_refused())), ..Fake::default() });
+    let (here, there) = ([fleet("fleet-a")], [fleet("fleet-b")]);
+    for _ in 0..5 {
+        assert_eq!(cache.locate(&instance(), &here, &asker(20)).await.unwrap_err().code, Code::TargetRefused);
+        assert_eq!(cache.lease(&grant(), &asker(20)).await.err().unwrap().code, Code::TargetRefused);
+    }
+    let counts = || (cache.cloud().locates.load(Ordering::SeqCst), cache.cloud().leases.load(Ordering::SeqCst));
+    assert_eq!(counts(), (1, 1));
+    cache.locate(&instance(), &there, &asker(20)).await.unwrap_err();
+    assert_eq!(counts(), (2, 1), "other candidates are another question");
+    sleep(CONFIG.not_found_ttl).await;
+    *cache.cloud().fail.lock().unwrap() = Some(Failure::new(Code::ApiDenied, "no"));
+    for _ in 0..2 {
+        cache.locate(&instance(), &here, &asker(20)).await.unwrap_err();
+    }
+    assert_eq!(counts(), (4, 1));
+    *cache.cloud().fail.lock().unwrap() = None;
+    cache.locate(&instance(), &here, &asker(20)).await.unwrap();
+    assert_eq!(cache.locate(&instance(), &there, &asker(20)).await.unwrap().fleet, here[0], "a location is one for all");
+    assert_eq!(counts(), (5, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewing_asks_once_for_all_who_hold_the_same_stale_lease() {
+    let cache = cache(Fake::default());
+    let stale = cache.lease(&grant(), &asker(20)).await.unwrap().lease;
+    let renewals: Vec<_> = (0..10)
+        .map(|_| {
+            let (cache, stale) = (cache.clone(), stale.clone());
+            tokio::spawn(async move { cache.renew(&grant(), &stale, &asker(20)).await.unwrap() })
+        })
+        .collect();
+    let mut newer = Vec::new();
+    for renewal in renewals {
+        newer.push(renewal.await.unwrap());
+    }
+    assert!(newer.iter().all(|lease| Arc::ptr_eq(lease, &newer[0]) && !Arc::ptr_eq(lease, &stale)));
+    assert!(Arc::ptr_eq(&cache.renew(&grant(), &stale, &asker(20)).await.unwrap(), &newer[0]));
+    assert!(Arc::ptr_eq(&cache.lease(&grant(), &asker(20)).await.unwrap().lease, &newer[0]));
+    assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_came_with_the_location_is_new_once() {
+    let cache = cache(Fake { locate_gives_lease: true, ..Fake::default() });
+    cache.locate(&instance(), &[fleet("fleet-a")], &asker(20)).await.unwrap();
+    assert!(!cache.lease(&grant(), &asker(20)).await.unwrap().cached);
+    assert!(cache.lease(&grant(), &asker(20)).await.unwrap().cached);
+    assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_traffic_a_lease_is_gone_a_second_after_its_time() {
+    let cache = cache(Fake::default());
+    let lease = Arc::downgrade(&cache.lease(&grant(), &asker(20)).await.unwrap().lease);
+    sleep(CONFIG.lease_ttl - Duration::from_secs(1)).await;
+    assert!(lease.upgrade().is_some());
+    sleep(Duration::from_millis(2100)).await;
+    assert!(lease.upgrade().is_none(), "the lease is still in memory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_evicted_or_replaced_or_whose_cache_is_gone_leaves_memory() {
+    let memory = Memory::new(4, Duration::from_secs(60));
+    let mut held = Vec::new();
+    for key in 0..20 {
+        let value = Arc::new([key; 32]);
+        held.push(Arc::downgrade(&value));
+        memory.put(key, value).await;
+    }
+    memory.put(19, Arc::new([0; 32])).await;
+    sleep(Duration::from_secs(2)).await;
+    let alive = held.iter().filter(|value| value.upgrade().is_some()).count();
+    assert!(alive <= 4 && held[19].upgrade().is_none(), "{alive} are still in memory");
+    assert!(memory.get(&19).await.is_some());
+    drop(memory);
+    sleep(Duration::from_secs(2)).await;
+    assert!(held.iter().all(|value| value.upgrade().is_none()));
+}
