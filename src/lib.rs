@@ -11,6 +11,7 @@ pub mod gse;
 pub mod keys;
 pub mod pins;
 pub mod quick_ack;
+pub mod service;
 pub mod session;
 pub mod settings;
 pub mod splice;

@@ -1,5 +1,6 @@
 //! Arguments, settings, run, exit code: the only file that prints or exits.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ssh_broker::client_config::{BrokerHost, client_config};
 use ssh_broker::keys::PublicKeys;
+use ssh_broker::service::{self, harden};
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, Problem, Purpose, Settings};
+use ssh_broker::demo;
+use tracing_subscriber::EnvFilter;
 
 /// Something broke.
 const FAILED: u8 = 1;
@@ -24,6 +28,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the broker
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Validate the configuration and every file it names, offline. Exits with 2 when anything is wrong
     Check {
         #[command(flatten)]
@@ -40,6 +49,15 @@ enum Command {
         #[arg(long, value_name = "PORT")]
         port: Option<NonZeroU16>,
     },
+    /// Show the main job on this machine: a simulated cloud and instances, a real broker, a real `ssh -J`. Leaves nothing behind
+    Demo {
+        /// Runs on the instance; without it a short tour, or on a terminal a shell
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+        /// Show the tour on a terminal too
+        #[arg(long)]
+        tour: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -51,6 +69,8 @@ struct ConfigFile {
 
 fn main() -> ExitCode {
     let code = match Arguments::parse().command {
+        Command::Serve { config } => serve(&config.path),
+        Command::Demo { command, tour } => demo(&command, tour),
         Command::Check { config } => check(&config.path),
         Command::ClientConfig { config, host, port } => print_client_config(&config.path, &host, port),
     };
@@ -59,6 +79,46 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "ssh-broker: failed to write: {error}");
         ExitCode::from(FAILED)
     })
+}
+
+fn serve(file: &Path) -> io::Result<ExitCode> {
+    let (settings, warnings) = match Settings::load(file, std::env::vars_os(), Purpose::Serve) {
+        Ok(loaded) => loaded,
+        Err(findings) => return refused(&findings),
+    };
+    print_warnings(&warnings)?;
+    log_to_stderr("info");
+    let served = harden().map_err(Into::into).and_then(|()| runtime()?.block_on(service::serve(settings)));
+    ended(served.map(|()| ExitCode::SUCCESS))
+}
+
+fn demo(command: &[String], tour: bool) -> io::Result<ExitCode> {
+    log_to_stderr("off");
+    let shell = command.is_empty() && !tour && demo::on_a_terminal();
+    // A command's output stands alone on standard output; a tour is the output.
+    let mut out: Box<dyn Write + Send> = if command.is_empty() && !shell { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
+    let ended_demo = runtime()?.block_on(demo::run(command, shell, &mut out));
+    ended(ended_demo.map(|ended| match ended {
+        demo::Ended::Exit(code) => ExitCode::from(code),
+        demo::Ended::Interrupted => ExitCode::from(FAILED),
+    }))
+}
+
+fn ended(result: Result<ExitCode, impl Display>) -> io::Result<ExitCode> {
+    result.or_else(|error| {
+        writeln!(io::stderr(), "ssh-broker: {error}")?;
+        Ok(ExitCode::from(FAILED))
+    })
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// `RUST_LOG` decides what is logged; standard output belongs to the audit.
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }
 
 fn check(file: &Path) -> io::Result<ExitCode> {

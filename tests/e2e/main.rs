@@ -1,0 +1,14 @@
+//! End to end with somebody else's programs at both ends. `tests/run` installs what they need.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on must stop")]
+
+mod algorithms;
+mod audit;
+mod clients;
+mod cloud;
+mod failures;
+mod gate;
+mod lab;
+mod sessions;
+mod splice;
+mod trust;
