@@ -1,5 +1,7 @@
 //! Edge: the way to an instance: dial, verify the host key against its pin, authenticate.
 
+pub mod credential;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
