@@ -105,7 +105,7 @@ where
 fn too_late(place: &QueuePlace) -> Failure {
     match place.ahead() {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's request limit is used up; try again shortly"),
-        None => Failure::new(Code::ApiUnavailable, "the cloud API gives no answer; try again shortly"),
+        None => Failure::new(Code::ApiUnavailable, "the cloud API is not available; try again shortly"),
     }
 }
 

@@ -250,7 +250,7 @@ impl Client {
         match &problem.cause {
             Cause::Status(500..) | Cause::Transport(_) | Cause::TimedOut => pass.failed(),
             Cause::Api { class: Class::Gone, .. } if action == Action::GetInstanceAccess || !problem.is_unknown_action() => pass.gone(),
-            Cause::Api { class: Class::Throttled, .. } => {
+            Cause::Api { class: Class::Throttled, .. } | Cause::Status(429) => {
                 self.quota(action).exceeded();
                 pass.succeeded();
             }

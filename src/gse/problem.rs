@@ -124,7 +124,7 @@ impl Problem {
 
     /// What the operator reads: no address, nothing that the API wrote but the RequestId.
     pub(super) fn into_failure(self) -> Failure {
-        let unavailable = || Failure::new(Code::ApiUnavailable, "the cloud API gives no answer; try again shortly");
+        let unavailable = || Failure::new(Code::ApiUnavailable, "the cloud API is not available; try again shortly");
         let throttled = || Failure::new(Code::ApiThrottled, "the cloud API's request limit is used up; try again shortly");
         let gone =
             || Failure::new(Code::ApiOffline, "the cloud API no longer offers access to instances; tell this broker's administrator");
