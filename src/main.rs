@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ssh_broker::client_config::{BrokerHost, client_config};
+use ssh_broker::demo;
 use ssh_broker::keys::PublicKeys;
 use ssh_broker::service::{self, harden};
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, Problem, Purpose, Settings};
-use ssh_broker::demo;
 use tracing_subscriber::EnvFilter;
 
 /// Something broke.

@@ -10,7 +10,7 @@ use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{Broker, BoxFuture};
+use crate::broker::{BoxFuture, Broker};
 use crate::door::{Jump, Sessions};
 use crate::quick_ack::QuickAck;
 use crate::splice::{self, Gate, Splice};

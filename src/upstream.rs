@@ -96,9 +96,8 @@ impl Dialer {
     fn preferences(&self, instance: &InstanceId) -> Preferences {
         let mut preferences = Preferences::modern();
         let pinned = self.pins.pinned(instance);
-        let is_pinned = |name: &&str| {
-            SignatureAlgorithm::find(name).is_some_and(|algorithm| pinned.iter().any(|key| algorithm.fits(&key.algorithm())))
-        };
+        let is_pinned =
+            |name: &&str| SignatureAlgorithm::find(name).is_some_and(|algorithm| pinned.iter().any(|key| algorithm.fits(&key.algorithm())));
         preferences.host_key.sort_by_key(|name| !is_pinned(name));
         preferences
     }
@@ -189,7 +188,10 @@ fn not_let_in(error: AuthError) -> Unreached {
         AuthError::NoSignatureAlgorithm { .. } => "the instance takes no signature algorithm of the key that the cloud API gave",
         AuthError::Transport(_) => "the instance closed the connection during the login",
     };
-    Unreached { lease_may_be_stale: matches!(error, AuthError::Refused { .. }), failure: Failure::new(Code::InstanceLogin, text).because(error) }
+    Unreached {
+        lease_may_be_stale: matches!(error, AuthError::Refused { .. }),
+        failure: Failure::new(Code::InstanceLogin, text).because(error),
+    }
 }
 
 fn stale(failure: Failure) -> Unreached {

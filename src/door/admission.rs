@@ -15,6 +15,7 @@ pub(super) struct Admission {
     connections: Arc<Semaphore>,
     startups: Arc<Semaphore>,
     sources: Arc<Tally<IpAddr>>,
+    netblocks: Arc<Tally<IpAddr>>,
 }
 
 /// One connection, authenticated or not.
@@ -43,6 +44,7 @@ impl Admission {
             connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             startups: Arc::new(Semaphore::new(limits.startups.min(Semaphore::MAX_PERMITS))),
             sources: Tally::new(),
+            netblocks: Tally::new(),
         }
     }
 
@@ -55,10 +57,56 @@ impl Admission {
 
     /// Whether this source may have one more connection that has not authenticated.
     pub(super) fn admit(&self, entry: Entry, source: IpAddr) -> Option<(ConnectionPermit, StartupPermit)> {
-        // The unmasked and the masked addresses of IPv6 differ only by their prefix, which no two keys of one tally share: a /64 is never
-        // all of its /48 unless it is the first, and then the larger count is the right one for both only with the larger limit.
+        let source = source.to_canonical();
         let source_permit = self.sources.take(masked(source, 32, 64), self.limits.startups_per_source)?;
-        let netblock_permit = self.sources.take(netblock_key(source), self.limits.startups_per_netblock)?;
+        let netblock_permit = self.netblocks.take(masked(source, 24, 48), self.limits.startups_per_netblock)?;
         Some((entry.connection, StartupPermit { _startup: entry.startup, _source: source_permit, _netblock: netblock_permit }))
+    }
+}
+
+/// The network of an address, by the length of its prefix.
+fn masked(address: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) & u32::MAX.checked_shl(32 - v4).unwrap_or(u32::MAX)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & u128::MAX.checked_shl(128 - v6).unwrap_or(u128::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            connections: 10,
+            startups: 8,
+            startups_per_source: 2,
+            startups_per_netblock: 3,
+            attempts: 6,
+            sessions: 1,
+            sessions_per_operator: 1,
+            sessions_per_connection: 1,
+            pipe: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_and_its_netblock_have_their_shares_and_others_theirs() {
+        let admission = Admission::new(limits());
+        let mut held = Vec::new();
+        let mut admit = async |address: &str| {
+            let entry = admission.entry().await.unwrap();
+            let permits = admission.admit(entry, address.parse().unwrap());
+            let admitted = permits.is_some();
+            held.extend(permits);
+            admitted
+        };
+        assert!(admit("192.0.2.1").await && admit("::ffff:192.0.2.1").await && !admit("192.0.2.1").await);
+        assert!(admit("192.0.2.2").await && !admit("192.0.2.3").await, "three of 192.0.2.0/24");
+        assert!(admit("192.0.3.1").await);
+        assert!(admit("2001:db8:0:1::1").await && admit("2001:db8:0:1::2").await && !admit("2001:db8:0:1::3").await, "two of a /64");
+        assert!(admit("2001:db8:0:2::1").await && !admit("2001:db8:0:3::1").await, "three of a /48");
+        held.clear();
+        assert!(admission.admit(admission.entry().await.unwrap(), "192.0.2.1".parse().unwrap()).is_some());
     }
 }

@@ -56,6 +56,11 @@ impl AuthorizedKeys {
         self.entries.iter().any(|entry| entry.options.cert_authority)
     }
 
+    /// Whether some line names this key itself.
+    pub(super) fn knows(&self, key: &KeyData) -> bool {
+        self.entries.iter().any(|entry| !entry.options.cert_authority && entry.key == *key)
+    }
+
     /// What the operator may do with this key from there, or why it does not count: the first line that admits it decides.
     pub(super) fn admit_key(&self, key: &KeyData, source: IpAddr, now: i64) -> Result<Restrictions, String> {
         let lines = self.entries.iter().filter(|entry| !entry.options.cert_authority && entry.key == *key);
@@ -77,7 +82,11 @@ impl AuthorizedKeys {
                 Some(principals) => certificate.valid_principals().iter().any(|principal| principals.contains(principal)),
                 None => certificate::names(certificate, operator),
             };
-            if named { entry.options.admit(source, now) } else { Err("the certificate is not for this operator: wrong principals".to_owned()) }
+            if named {
+                entry.options.admit(source, now)
+            } else {
+                Err("the certificate is not for this operator: wrong principals".to_owned())
+            }
         });
         first_admitted(admitted, "the certificate's authority is not trusted")
     }

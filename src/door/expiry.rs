@@ -5,7 +5,9 @@ use crate::access::Invalid;
 
 /// Reads `expiry-time` (sshd(8)): `YYYYMMDD[HHMM[SS]]`, in the system's time zone, or in UTC with a `Z` behind it. Unix seconds.
 pub(super) fn parse(text: &str) -> Result<i64, Invalid> {
-    let wrong = || Invalid(format!("{:?} is not a time: it must be YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z behind it for UTC", shown(text)));
+    let wrong = || {
+        Invalid(format!("{:?} is not a time: it must be YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z behind it for UTC", shown(text)))
+    };
     let (digits, zone) = match text.strip_suffix('Z') {
         Some(digits) => (digits, TimeZone::UTC),
         None => (text, TimeZone::system()),

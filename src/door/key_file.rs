@@ -4,8 +4,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ssh_key::public::KeyData;
 use ssh_key::Certificate;
+use ssh_key::public::KeyData;
 use thiserror::Error;
 
 use super::authorized_keys::{LineProblem, parse_key};
@@ -124,7 +124,9 @@ mod tests {
             KeySet::read_revoked(&path)
         };
         assert!(set(format!("# lost laptop\n{KEY} c\n").as_bytes(), 0o644).unwrap().contains(&parse_key(KEY).unwrap()));
-        assert!(matches!(set(format!("{KEY}\nssh-ed25519 oops\n").as_bytes(), 0o644), Err(KeyFileError::Line { problem, .. }) if problem.line == 2));
+        assert!(
+            matches!(set(format!("{KEY}\nssh-ed25519 oops\n").as_bytes(), 0o644), Err(KeyFileError::Line { problem, .. }) if problem.line == 2)
+        );
         assert!(matches!(set(b"SSHKRL\n\0\0\0\0\x01", 0o644), Err(KeyFileError::Krl { .. })));
         assert!(matches!(set(KEY.as_bytes(), 0o664), Err(KeyFileError::Writable { mode: 0o664, .. })));
         assert!(matches!(set(&vec![b'#'; 1 << 21], 0o644), Err(KeyFileError::TooLong { .. })));

@@ -16,7 +16,8 @@ pub(super) fn acceptable(key: &KeyData) -> Result<(), String> {
             Err(format!("an RSA key of {} bits is refused: it must have {} to {}", rsa.key_size(), RSA_BITS.start(), RSA_BITS.end()))
         }
         KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {
-            Err("a security key (sk-…) is refused: its touch cannot be checked here; use ed25519, ecdsa or rsa, or a certificate".to_owned())
+            Err("a security key (sk-…) is refused: its touch cannot be checked here; use ed25519, ecdsa or rsa, or a certificate"
+                .to_owned())
         }
         KeyData::Dsa(_) => Err("a DSA key is refused: use ed25519, ecdsa or rsa".to_owned()),
         other => Err(format!("a key of type {} is refused: use ed25519, ecdsa or rsa", other.algorithm())),
@@ -26,7 +27,9 @@ pub(super) fn acceptable(key: &KeyData) -> Result<(), String> {
 /// Whether a signature made with this algorithm counts: SHA-1 (`ssh-rsa`) does not.
 pub(super) fn acceptable_signature(algorithm: &Algorithm) -> Result<(), String> {
     match algorithm {
-        Algorithm::Rsa { hash: None } => Err("an RSA signature with SHA-1 (ssh-rsa) is refused: use rsa-sha2-256 or rsa-sha2-512".to_owned()),
+        Algorithm::Rsa { hash: None } => {
+            Err("an RSA signature with SHA-1 (ssh-rsa) is refused: use rsa-sha2-256 or rsa-sha2-512".to_owned())
+        }
         _ => Ok(()),
     }
 }

@@ -1,11 +1,31 @@
 //! Edge: russh, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication, and byte streams to named
 //! targets for whoever was proven.
 
+mod admission;
+mod authorized_keys;
+mod certificate;
+#[allow(clippy::module_inception, reason = "the type that the module is named after")]
+mod door;
+mod expiry;
+mod guarded;
+mod handler;
+mod key_file;
+mod key_options;
+mod key_rules;
+mod operators;
+mod prelude;
+mod source_list;
+mod tally;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use door::{Door, DoorError};
+pub use key_file::KeyFileError;
 
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;

@@ -74,7 +74,9 @@ fn network(item: &str) -> Result<IpNet, Invalid> {
 
 fn not_an_address(item: &str) -> Invalid {
     let shown: String = item.chars().take(80).collect();
-    Invalid(format!("{shown:?} is not an address: it must be an IP address, a network (192.0.2.0/24) or a wildcard over an address (192.0.2.*); host names are not looked up"))
+    Invalid(format!(
+        "{shown:?} is not an address: it must be an IP address, a network (192.0.2.0/24) or a wildcard over an address (192.0.2.*); host names are not looked up"
+    ))
 }
 
 /// `*` any run, `?` one byte. Goes back only to the last `*`, so it is at most quadratic.

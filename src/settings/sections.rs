@@ -172,8 +172,16 @@ pub(super) fn gse(mut table: Table<'_>, credentials_directory: Option<&str>, fil
         let shown = humantime::format_duration(deadline);
         table.warn("call_timeout", format!("is longer than gse.deadline ({shown}), which ends an opening first: write a shorter one"));
     }
-    let config =
-        gse::Config { endpoint, region, credential_files, metadata_url: None, requests_per_second, fleets, call_timeout, queue: table.count("queue", 1000) };
+    let config = gse::Config {
+        endpoint,
+        region,
+        credential_files,
+        metadata_url: None,
+        requests_per_second,
+        fleets,
+        call_timeout,
+        queue: table.count("queue", 1000),
+    };
     let ssh_port = table.number("ssh_port", 1..=u16::MAX).unwrap_or(22);
     table.finish();
     Gse { config, aliases, deadline, ssh_port, ssh_ports }

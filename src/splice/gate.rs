@@ -277,7 +277,8 @@ pub(super) mod tests {
     #[test]
     fn short_messages_pass_to_the_peer_that_refuses_them() {
         let mut gate = Gate::new(grant(&[]));
-        for message in [&[][..], &[90], &[98, 0, 0], &[90, 0, 0, 0, 0], &[98, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1], &[80, 0, 0, 0, 9, 1]] {
+        for message in [&[][..], &[90], &[98, 0, 0], &[90, 0, 0, 0, 0], &[98, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1], &[80, 0, 0, 0, 9, 1]]
+        {
             assert_eq!(gate.judge(Direction::Up, &mut message.to_vec()), Verdict::Pass);
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::tap::Tap;
-use super::Direction;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
 
@@ -102,17 +102,7 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
-        Self {
-            downstream,
-            upstream,
-            gate,
-            tap: Tap::default(),
-            audit,
-            subject,
-            limits,
-            clocks: Default::default(),
-            moved: true,
-        }
+        Self { downstream, upstream, gate, tap: Tap::default(), audit, subject, limits, clocks: Default::default(), moved: true }
     }
 
     /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].

@@ -21,7 +21,7 @@ const DASHES: &[u8] = b"-----";
 
 /// Why a secret is neither a usable private key nor a password. The texts are fixed: none of them quotes the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum CredentialError {
+pub(super) enum CredentialError {
     #[error("the instance's secret is empty; it must be a private key or a password")]
     Empty,
     #[error("the instance's secret has more than {MAX_SECRET} bytes; no private key and no password does")]
@@ -38,7 +38,7 @@ pub enum CredentialError {
 
 /// Reads a secret: PEM, even where its line breaks were lost or escaped on the way; base64 of PEM or of a key's binary form; else the
 /// password. What holds `-----BEGIN`, plain or in base64, is a key or an error, never a password.
-pub fn read(secret: &Secret) -> Result<Credential, CredentialError> {
+pub(super) fn read(secret: &Secret) -> Result<Credential, CredentialError> {
     let text = secret.expose();
     if text.len() > MAX_SECRET {
         return Err(CredentialError::TooLong);

@@ -3,7 +3,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 /// Metadata services that answer outside the link-local ranges: Alibaba's; AWS's over IPv6.
-const METADATA: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
 
 /// Whether an address that the cloud API gave may be dialled. With no networks configured: any but loopback, link-local (the cloud's
 /// metadata service is there), multicast, broadcast, unspecified and known metadata addresses. With some: those and no others.
@@ -30,8 +31,20 @@ mod tests {
             may_dial(address.parse().unwrap(), &allowed)
         };
         for bad in [
-            "127.0.0.1", "::1", "0.0.0.0", "0.1.2.3", "::", "169.254.0.23", "169.254.169.254", "fe80::1", "224.0.0.1", "ff02::1",
-            "255.255.255.255", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "100.100.100.200",
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "169.254.0.23",
+            "169.254.169.254",
+            "fe80::1",
+            "224.0.0.1",
+            "ff02::1",
+            "255.255.255.255",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "100.100.100.200",
         ] {
             assert!(!may(bad, &[]), "{bad}");
         }

@@ -142,7 +142,7 @@ impl Lab {
                 instance: spec.name.to_owned(),
                 address: spec.address.parse().unwrap(),
                 login,
-                secret: Secret::new(secret),
+                secret: Secret::new(secret).into(),
                 operating_system: "Ubuntu Server 22.04".to_owned(),
                 status: "Active".to_owned(),
             });
@@ -280,7 +280,7 @@ impl Lab {
         let login = self.path(&format!("{instance}.login"));
         fs::remove_file(&login).unwrap();
         let (_, secret) = prepare_login(self.dir.path(), &Sshd::new(instance, "127.0.0.1"));
-        self.endpoint.change(|inventory| inventory.instance_mut(instance).unwrap().secret = Secret::new(secret));
+        self.endpoint.change(|inventory| inventory.instance_mut(instance).unwrap().secret = Secret::new(secret).into());
     }
 }
 

@@ -81,7 +81,11 @@ fn files_go_both_ways_with_scp_sftp_and_rsync() {
         }
     }
     let batch = lab.path("batch");
-    std::fs::write(&batch, format!("put {file} {dir}/sftp-up\nget {dir}/sftp-up {dir}/sftp-down\nls -l {dir}\nrename {dir}/sftp-up {dir}/x\n")).unwrap();
+    std::fs::write(
+        &batch,
+        format!("put {file} {dir}/sftp-up\nget {dir}/sftp-up {dir}/sftp-down\nls -l {dir}\nrename {dir}/sftp-up {dir}/x\n"),
+    )
+    .unwrap();
     let out = lab.program(60, "sftp").args(["-q", "-F", &config, "-b"]).arg(&batch).arg("ins-a").output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(std::fs::read(lab.path("sftp-down")).unwrap() == content && lab.path("x").exists());
@@ -172,7 +176,14 @@ fn forwards_of_every_kind_carry() {
         .program(20, "ssh")
         .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i"])
         .arg(lab.path("ins-a.login"))
-        .args(["-o", &format!("ProxyCommand=nc -X 5 -x 127.0.0.1:{dynamic} %h %p"), "-p", &lab.ssh_port.to_string(), "root@127.0.0.1", "echo socks"])
+        .args([
+            "-o",
+            &format!("ProxyCommand=nc -X 5 -x 127.0.0.1:{dynamic} %h %p"),
+            "-p",
+            &lab.ssh_port.to_string(),
+            "root@127.0.0.1",
+            "echo socks",
+        ])
         .output()
         .unwrap();
     assert_eq!(text(&through.stdout), "socks\n", "{}", text(&through.stderr));

@@ -59,8 +59,12 @@ fn a_stalled_channel_leaves_its_neighbours_alone_and_memory_flat() {
     let lab = Lab::start();
     let socket = format!("ControlPath={}", lab.path("master").display());
     // The command never reads: what is sent to it stands still at its window.
-    let mut stalled =
-        lab.ssh(&["-o", "ControlMaster=yes", "-o", &socket, "ins-a", "sleep 100"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut stalled = lab
+        .ssh(&["-o", "ControlMaster=yes", "-o", &socket, "ins-a", "sleep 100"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut stdin = stalled.stdin.take().unwrap();
     std::thread::spawn(move || {
         let block = vec![0; 1 << 20];

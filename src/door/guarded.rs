@@ -1,0 +1,109 @@
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// A connection's stream with its ends: one wall-clock deadline until its operator is proven, which no traffic resets, and the stop of
+/// the door.
+pub(super) struct Guarded<S> {
+    stream: S,
+    /// `None` once the operator is proven.
+    deadline: Option<Pin<Box<Sleep>>>,
+    proven: Arc<AtomicBool>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S> Guarded<S> {
+    /// `proven` is set by whoever proves the operator.
+    pub(super) fn new(stream: S, deadline: Instant, proven: Arc<AtomicBool>, stop: CancellationToken) -> Self {
+        Self { stream, deadline: Some(Box::pin(sleep_until(deadline))), proven, stop: Box::pin(stop.cancelled_owned()) }
+    }
+
+    /// Also leaves the waker, so that an end comes though nothing moves.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.deadline.is_some() && self.proven.load(Ordering::Relaxed) {
+            self.deadline = None;
+        }
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the login took longer than login_grace"));
+        }
+        match self.stop.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the broker stops")),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_does_not_move_the_deadline_but_proof_lifts_it() {
+        for proves in [false, true] {
+            let (near, mut far) = tokio::io::duplex(64);
+            let proven = Arc::new(AtomicBool::new(false));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut guarded = Guarded::new(near, deadline, proven.clone(), CancellationToken::new());
+            let talk = tokio::spawn(async move {
+                for _ in 0..30 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if far.write_all(b"x").await.is_err() {
+                        return;
+                    }
+                }
+            });
+            proven.store(proves, Ordering::Relaxed);
+            let mut got = Vec::new();
+            let ended = guarded.read_to_end(&mut got).await;
+            assert_eq!(ended.is_ok(), proves);
+            assert_eq!(got.len(), if proves { 30 } else { 19 });
+            talk.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_stop_ends_a_silent_connection() {
+        let (near, _far) = tokio::io::duplex(64);
+        let stop = CancellationToken::new();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut guarded = Guarded::new(near, deadline, Arc::default(), stop.clone());
+        let reading = tokio::spawn(async move { guarded.read_u8().await });
+        stop.cancel();
+        assert!(reading.await.unwrap().is_err());
+    }
+}

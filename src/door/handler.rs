@@ -1,0 +1,161 @@
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelOpenFailure};
+use ssh_key::Certificate;
+
+use super::admission::StartupPermit;
+use super::door::Shared;
+use super::key_rules::acceptable_signature;
+use super::{ByteStream, Jump};
+use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
+use crate::audit::{Event, Subject};
+
+/// The port that a jump to a target names.
+const SSH_PORT: u32 = 22;
+
+/// What a connection leaves for the audit when nobody was proven.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    pub(super) claimed: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+/// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) source: SocketAddr,
+    pub(super) client_version: String,
+    /// Held until the operator is proven.
+    pub(super) startup: Option<StartupPermit>,
+    pub(super) proven: Arc<AtomicBool>,
+    pub(super) attempts: Arc<Mutex<Attempts>>,
+    pub(super) name: Option<OperatorName>,
+    pub(super) operator: Option<Operator>,
+    pub(super) sessions: Arc<super::tally::Tally<()>>,
+}
+
+impl Connection {
+    /// The first user name counts for the whole connection; another one ends it (RFC 4252, 5).
+    fn pin_user(&mut self, user: &str) -> Result<Option<OperatorName>, russh::Error> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        match &attempts.claimed {
+            None => attempts.claimed = Some(user.chars().take(OperatorName::MAX_LEN * 2).collect()),
+            Some(claimed) if claimed.chars().eq(user.chars().take(OperatorName::MAX_LEN * 2)) => {}
+            Some(_) => {
+                attempts.reason = Some("the user name changed during authentication".to_owned());
+                return Err(russh::Error::Disconnect);
+            }
+        }
+        if self.name.is_none() {
+            self.name = OperatorName::parse(user).ok();
+        }
+        Ok(self.name.clone())
+    }
+
+    fn refuse(&self, reason: String) -> Auth {
+        tracing::debug!(source = %self.source, reason, "authentication refused");
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).reason = Some(reason);
+        Auth::reject()
+    }
+
+    fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
+        match proof {
+            Ok(operator) => {
+                self.operator = Some(operator);
+                Auth::Accept
+            }
+            Err(reason) => self.refuse(reason),
+        }
+    }
+
+    fn jump(&self, operator: Operator, host: &str, stream: Box<dyn ByteStream>) -> (Jump, Option<super::door::SessionPermits>) {
+        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let permits = self.shared.session_permits(&operator.name, &self.sessions);
+        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.aliases), permits) {
+            (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
+            (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
+            (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
+            (_, Ok(name), Ok(permits)) => (Ok(name), Some(permits)),
+        };
+        (Jump { operator, client_version: self.client_version.clone(), typed, name, stream }, permits)
+    }
+}
+
+impl Handler for Connection {
+    type Error = russh::Error;
+
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
+        self.pin_user(user)?;
+        Ok(Auth::reject())
+    }
+
+    async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+        // A name that cannot be an operator's takes the same way as one that is not.
+        let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
+        let Ok(name) = name else { return Ok(Auth::reject()) };
+        let could =
+            acceptable_signature(offer.algorithm).and_then(|()| self.shared.operators.could_prove(&name, offer.public_key.key_data()));
+        Ok(match could {
+            Ok(()) => Auth::Accept,
+            Err(reason) => self.refuse(reason),
+        })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
+        let proof = acceptable_signature(key.algorithm)
+            .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
+        Ok(self.decide(proof))
+    }
+
+    async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
+        let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
+        let proof = self.shared.operators.prove_certificate(&name, certificate, self.source);
+        Ok(self.decide(proof))
+    }
+
+    async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
+        let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
+        let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
+        if let Err(error) = self.shared.audit.try_record(&Subject::operator(operator), event) {
+            tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
+            return Err(russh::Error::Disconnect);
+        }
+        tracing::info!(operator = %operator.name, source = %self.source, key = %operator.key, "operator authenticated");
+        self.proven.store(true, Ordering::Relaxed);
+        self.startup = None;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _originator: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Some(operator) = self.operator.clone() else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        };
+        if port != SSH_PORT {
+            tracing::info!(operator = %operator.name, port, "refused: only port 22 of a target is served");
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        }
+        reply.accept().await;
+        let (jump, permits) = self.jump(operator, host, Box::new(channel.into_stream()));
+        let session = self.shared.sessions.run(jump);
+        self.shared.tracker.spawn(async move {
+            session.await;
+            drop(permits);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ssh_key::Certificate;
+use ssh_key::public::KeyData;
+
+use super::authorized_keys::AuthorizedKeys;
+use super::key_file::{self, KeyFileError, KeySet};
+use super::key_rules::{acceptable, fingerprint};
+use super::{Config, certificate};
+use crate::access::{Operator, OperatorName, Restrictions};
+
+/// Who the operators are: their files of keys, and the authorities that vouch for them.
+///
+/// Files are read anew at each attempt, so a key that is taken away is away at once.
+#[derive(Debug)]
+pub(super) struct Operators {
+    dir: PathBuf,
+    authorities: Option<PathBuf>,
+    revoked: Option<PathBuf>,
+}
+
+impl Operators {
+    /// Refuses files that cannot be read as they must be.
+    pub(super) fn new(config: &Config) -> Result<Self, KeyFileError> {
+        let operators = Self {
+            dir: config.authorized_keys_dir.clone(),
+            authorities: config.trusted_user_ca.clone(),
+            revoked: config.revoked_keys.clone(),
+        };
+        operators.authorities()?;
+        operators.revoked()?;
+        Ok(operators)
+    }
+
+    fn authorities(&self) -> Result<KeySet, KeyFileError> {
+        self.authorities.as_deref().map(KeySet::read_authorities).transpose().map(Option::unwrap_or_default)
+    }
+
+    fn revoked(&self) -> Result<KeySet, KeyFileError> {
+        self.revoked.as_deref().map(KeySet::read_revoked).transpose().map(Option::unwrap_or_default)
+    }
+
+    /// An operator without a file has no keys. An unknown one takes the same way.
+    fn keys_of(&self, operator: &OperatorName) -> Result<AuthorizedKeys, KeyFileError> {
+        let bytes = key_file::read(&self.dir.join(operator.as_str()))?.unwrap_or_default();
+        let (keys, problems) = AuthorizedKeys::parse(&String::from_utf8_lossy(&bytes));
+        for problem in problems {
+            tracing::warn!(%operator, line = problem.line, "a line of the operator's keys does not count: {}", problem.text);
+        }
+        Ok(keys)
+    }
+
+    /// Whether a signature by this key could prove the operator. With an authority about, an offered certificate cannot be told from a
+    /// bare key, so every acceptable key is taken to its proof.
+    pub(super) fn could_prove(&self, operator: &OperatorName, key: &KeyData) -> Result<(), String> {
+        acceptable(key)?;
+        let keys = self.keys_of(operator).map_err(|error| error.to_string())?;
+        if self.authorities.is_some() || keys.trusts_an_authority() || keys.knows(key) { Ok(()) } else { Err("no such key".to_owned()) }
+    }
+
+    /// Makes the operator whose key signed the session.
+    pub(super) fn prove_key(&self, name: &OperatorName, key: &KeyData, source: SocketAddr) -> Result<Operator, String> {
+        acceptable(key)?;
+        self.not_revoked(&[key])?;
+        let keys = self.keys_of(name).map_err(|error| error.to_string())?;
+        let restrictions = keys.admit_key(key, canonical(source), now())?;
+        Ok(operator(name, fingerprint(key), source, restrictions))
+    }
+
+    /// The same for a certificate whose key signed the session.
+    pub(super) fn prove_certificate(&self, name: &OperatorName, certificate: &Certificate, source: SocketAddr) -> Result<Operator, String> {
+        let address = canonical(source);
+        let now = now();
+        let granted = certificate::check(certificate, address, u64::try_from(now).unwrap_or_default())?;
+        self.not_revoked(&[certificate.public_key(), certificate.signature_key()])?;
+        let authorities = self.authorities().map_err(|error| error.to_string())?;
+        let restrictions = if authorities.contains(certificate.signature_key()) {
+            if !certificate::names(certificate, name) {
+                return Err("the certificate is not for this operator: wrong principals".to_owned());
+            }
+            granted
+        } else {
+            let keys = self.keys_of(name).map_err(|error| error.to_string())?;
+            both(granted, keys.admit_certificate(certificate, name, address, now)?)
+        };
+        Ok(operator(name, certificate::describe(certificate), source, restrictions))
+    }
+
+    fn not_revoked(&self, keys: &[&KeyData]) -> Result<(), String> {
+        let revoked = self.revoked().map_err(|error| error.to_string())?;
+        if keys.iter().any(|key| revoked.contains(key)) { Err("the key is revoked".to_owned()) } else { Ok(()) }
+    }
+}
+
+fn operator(name: &OperatorName, key: String, source: SocketAddr, restrictions: Restrictions) -> Operator {
+    Operator { name: name.clone(), key: key.into(), source, restrictions }
+}
+
+/// What either takes away.
+fn both(a: Restrictions, b: Restrictions) -> Restrictions {
+    Restrictions {
+        no_pty: a.no_pty || b.no_pty,
+        no_port_forwarding: a.no_port_forwarding || b.no_port_forwarding,
+        no_agent_forwarding: a.no_agent_forwarding || b.no_agent_forwarding,
+        no_x11_forwarding: a.no_x11_forwarding || b.no_x11_forwarding,
+    }
+}
+
+fn canonical(source: SocketAddr) -> IpAddr {
+    source.ip().to_canonical()
+}
+
+/// Unix seconds.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
