@@ -28,7 +28,7 @@ fn the_operators_own_ssh_j_works_and_the_inner_user_name_is_ignored() {
         let out = lab.run(arguments);
         assert_eq!(text(&out.stdout), "root\n", "{}", text(&out.stderr));
     }
-    let out = lab.run(&["INS-A.prod", "id -un"]);
+    let out = lab.run(&["-J", "broker", "INS-A.prod", "id -un"]);
     assert_eq!(text(&out.stdout), "root\n", "{}", text(&out.stderr));
 }
 
