@@ -120,6 +120,7 @@ pub struct Lab {
     /// The port that all instances of the lab listen on.
     pub ssh_port: u16,
     dir: TempDir,
+    log_level: &'static str,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -128,7 +129,16 @@ impl Lab {
         Self::with(Plan::default())
     }
 
+    /// With the broker's log at this level.
+    pub fn with_log(level: &'static str) -> Self {
+        Self::build(Plan::default(), level)
+    }
+
     pub fn with(plan: Plan) -> Self {
+        Self::build(plan, "info")
+    }
+
+    fn build(plan: Plan, log_level: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("lab.").permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let ssh_port = if plan.port == 0 { free_port(&plan.instances) } else { plan.port };
@@ -153,7 +163,7 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, _runtime: runtime };
+        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, _runtime: runtime };
         lab.configure(&plan);
         lab.start_broker();
         lab
@@ -196,7 +206,7 @@ impl Lab {
         let child = Command::new(env!("CARGO_BIN_EXE_ssh-broker"))
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
-            .env("RUST_LOG", std::env::var("LAB_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .env("RUST_LOG", self.log_level)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
