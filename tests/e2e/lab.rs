@@ -285,6 +285,19 @@ impl Lab {
         self.broker.as_ref().unwrap()
     }
 
+    /// Starts the broker anew, with what its files hold by now.
+    pub fn restart_broker(&mut self) {
+        self.broker = None;
+        self.start_broker();
+    }
+
+    /// Puts another machine with the same login into an instance's place.
+    pub fn rebuild(&mut self, position: usize, spec: &Sshd) {
+        drop(self.sshds.remove(position));
+        fs::remove_file(self.path(&format!("{}.host_ed25519", spec.name))).unwrap();
+        self.sshds.insert(position, start_sshd(self.dir.path(), spec, self.ssh_port));
+    }
+
     /// Gives an instance another login key, at the instance and in the cloud.
     pub fn rotate(&self, instance: &'static str) {
         let login = self.path(&format!("{instance}.login"));
