@@ -47,6 +47,8 @@ pub struct ClientAuth<'a> {
     login: &'a str,
     credential: &'a Credential,
     phase: Phase,
+    /// What the last request signed with.
+    algorithm: Option<SignatureAlgorithm>,
     accepted: bool,
     rounds: usize,
     banners: usize,
@@ -55,7 +57,7 @@ pub struct ClientAuth<'a> {
 impl<'a> ClientAuth<'a> {
     /// Asks for the service and, where nothing of the server's is needed to choose, sends the request right behind: a round trip less.
     pub fn start(leg: &mut Leg, login: &'a str, credential: &'a Credential) -> Result<Self, AuthError> {
-        let mut auth = Self { login, credential, phase: Phase::Service, accepted: false, rounds: 0, banners: 0 };
+        let mut auth = Self { login, credential, phase: Phase::Service, algorithm: None, accepted: false, rounds: 0, banners: 0 };
         let mut service = vec![msg::SERVICE_REQUEST];
         put_string(&mut service, b"ssh-userauth");
         leg.send(&service)?;
@@ -101,6 +103,15 @@ impl<'a> ClientAuth<'a> {
         if reader.bool()? {
             return Err(AuthError::WantsMore { methods: shown });
         }
+        // OpenSSH 9.2 announces both hashes of RSA even where its configuration takes only one of them.
+        let announced = |algorithm: SignatureAlgorithm| leg.server_sig_algs().is_some_and(|all| all.iter().any(|n| n == algorithm.name()));
+        if let (Credential::PrivateKey(key), Some(SignatureAlgorithm::RsaSha512)) = (self.credential, self.algorithm)
+            && methods.contains(&"publickey")
+            && announced(SignatureAlgorithm::RsaSha256)
+        {
+            self.prove(leg, key, SignatureAlgorithm::RsaSha256)?;
+            return Ok(false);
+        }
         // A server without the password method may still take the password as the answer to a prompt; one that has the method and
         // refused has judged it.
         let elsewhere = self.phase == Phase::Password && !methods.contains(&"password") && methods.contains(&"keyboard-interactive");
@@ -137,19 +148,26 @@ impl<'a> ClientAuth<'a> {
             Credential::PrivateKey(key) => {
                 self.phase = Phase::PublicKey;
                 let algorithm = algorithm_for(key, leg.server_sig_algs())?;
-                let mut message = self.head("publickey");
-                message.push(1);
-                put_string(&mut message, algorithm.name().as_bytes());
-                let blob = key.public_key().to_bytes().map_err(|_| TransportError::Crypto("a public key cannot be encoded"))?;
-                put_string(&mut message, &blob);
-                let session_id = leg.session_id().ok_or(TransportError::Crypto("no session id"))?;
-                let mut signed = Vec::new();
-                put_string(&mut signed, session_id);
-                signed.extend_from_slice(&message);
-                put_string(&mut message, &sign_with(key, algorithm, &signed)?);
-                leg.send(&message)?;
+                self.prove(leg, key, algorithm)?;
             }
         }
+        Ok(())
+    }
+
+    /// RFC 4252, 7: the request with its signature at once, without asking first whether the key would do.
+    fn prove(&mut self, leg: &mut Leg, key: &PrivateKey, algorithm: SignatureAlgorithm) -> Result<(), AuthError> {
+        self.algorithm = Some(algorithm);
+        let mut message = self.head("publickey");
+        message.push(1);
+        put_string(&mut message, algorithm.name().as_bytes());
+        let blob = key.public_key().to_bytes().map_err(|_| TransportError::Crypto("a public key cannot be encoded"))?;
+        put_string(&mut message, &blob);
+        let session_id = leg.session_id().ok_or(TransportError::Crypto("no session id"))?;
+        let mut signed = Vec::new();
+        put_string(&mut signed, session_id);
+        signed.extend_from_slice(&message);
+        put_string(&mut message, &sign_with(key, algorithm, &signed)?);
+        leg.send(&message)?;
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl Drop for Process {
 /// How an instance lets the login in.
 #[derive(Clone)]
 pub enum Login {
-    /// `root`, by a key made for the lab.
+    /// `root`, by a key made for the lab; `kind` is what follows `ssh-keygen -t`, such as `ecdsa -b 384`.
     Key { kind: &'static str },
     /// A user of the machine and its password.
     Password { user: String, password: String },
@@ -285,6 +285,19 @@ impl Lab {
         self.broker.as_ref().unwrap()
     }
 
+    /// Starts the broker anew, with what its files hold by now.
+    pub fn restart_broker(&mut self) {
+        self.broker = None;
+        self.start_broker();
+    }
+
+    /// Puts another machine with the same login into an instance's place.
+    pub fn rebuild(&mut self, position: usize, spec: &Sshd) {
+        drop(self.sshds.remove(position));
+        fs::remove_file(self.path(&format!("{}.host_ed25519", spec.name))).unwrap();
+        self.sshds.insert(position, start_sshd(self.dir.path(), spec, self.ssh_port));
+    }
+
     /// Gives an instance another login key, at the instance and in the cloud.
     pub fn rotate(&self, instance: &'static str) {
         let login = self.path(&format!("{instance}.login"));
@@ -310,7 +323,8 @@ fn prepare_login(dir: &Path, spec: &Sshd) -> (String, Vec<u8>) {
     match &spec.login {
         Login::Key { kind } => {
             let key = dir.join(format!("{}.login", spec.name));
-            keygen(&key, &["-t", kind]);
+            let arguments: Vec<&str> = std::iter::once("-t").chain(kind.split(' ')).collect();
+            keygen(&key, &arguments);
             fs::copy(key.with_extension("login.pub"), &authorized).unwrap();
             ("root".to_owned(), fs::read(key).unwrap())
         }
@@ -368,6 +382,22 @@ fn wait_for(address: SocketAddr, log: impl Fn() -> String) {
         assert!(Instant::now() < deadline, "nothing listens on {address}: {}", log());
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Bytes that do not repeat within any window of SSH.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// Runs a command that reads `input`, all of it written beside the reading of the output.
+pub fn exchange(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // A program that ends before it has read everything shows in its output.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        child.wait_with_output().unwrap()
+    })
 }
 
 pub fn text(bytes: &[u8]) -> String {
