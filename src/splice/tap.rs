@@ -228,6 +228,12 @@ impl Tap {
         }
     }
 
+    /// Whether the tables keep to their bounds.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn is_bounded(&self) -> bool {
+        self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
+    }
+
     /// The session has ended: so have the channels that were still open.
     pub fn end(&mut self) {
         self.by_instance.clear();

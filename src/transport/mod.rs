@@ -19,6 +19,8 @@ mod connection;
 mod derive;
 mod dh;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod host_key;
 mod kex;
 mod leg;
