@@ -79,14 +79,14 @@ impl Inbound {
         self.usage.count(whole);
         let padding = into.since(start).get(LEN).copied().map_or(usize::MAX, usize::from);
         match (opened, len.checked_sub(1 + padding)) {
-            (Ok(()), Some(payload @ 1..)) => Ok(Some(payload)),
+            (Ok(()), Some(payload @ 1..)) if padding >= MIN_PADDING => Ok(Some(payload)),
             (Err(error), _) => {
                 into.truncate(start);
                 Err(error)
             }
             (Ok(()), _) => {
                 into.truncate(start);
-                Err(TransportError::Misbehaved("a packet is all padding"))
+                Err(TransportError::Misbehaved("a packet's padding is too long or too short"))
             }
         }
     }
@@ -231,9 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn padding_longer_than_its_packet_is_refused() {
-        let mut inbound = Inbound::new();
-        inbound.received.extend_from_slice(&[0, 0, 0, 12, 255, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-        assert!(inbound.open_next(&mut Buffer::default()).is_err());
+    fn padding_longer_than_its_packet_or_shorter_than_four_is_refused() {
+        for (padding, fits) in [(0, false), (3, false), (4, true), (10, true), (11, false), (255, false)] {
+            let mut inbound = Inbound::new();
+            inbound.received.extend_from_slice(&[0, 0, 0, 12, padding, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+            let mut into = Buffer::default();
+            assert_eq!(inbound.open_next(&mut into).is_ok(), fits, "{padding}");
+            assert_eq!(into.is_empty(), !fits);
+        }
     }
 }
