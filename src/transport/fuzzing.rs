@@ -92,7 +92,7 @@ pub fn packet_reader(data: &[u8]) {
                     let start = into.tail();
                     match inbound.open_next(&mut into) {
                         Ok(Some(len)) => {
-                            assert!(len > 0 && len <= MAX_PACKET && into.since(start).len() > HEADER + len);
+                            assert!(len > 0 && len <= MAX_PACKET && into.since(start).len() >= HEADER + len + 4);
                             let payload = &into.since(start)[HEADER..HEADER + len];
                             assert!(!is_honest || sent[got] == payload);
                             got += 1;

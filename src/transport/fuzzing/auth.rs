@@ -133,7 +133,9 @@ pub fn auth_client(data: &[u8]) {
                 }
                 Err(error) => {
                     let told = format!("{error} {error:?}");
-                    assert!(!told.contains("horse") && told.len() < 1024 * 1024);
+                    // Unless the peer has guessed it.
+                    let is_known = data.windows(5).any(|window| window == b"horse");
+                    assert!((is_known || !told.contains("horse")) && told.len() < 1024 * 1024);
                     break;
                 }
             }
