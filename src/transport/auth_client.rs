@@ -222,5 +222,19 @@ fn algorithm_for(key: &PrivateKey, server_sig_algs: Option<&[String]>) -> Result
         Some(theirs) if key.key_data().is_rsa() => fitting().find(|algorithm| theirs.iter().any(|name| name == algorithm.name())),
         _ => fitting().next_back(),
     };
-    chosen.ok_or_else(|| AuthError::NoSignatureAlgorithm { theirs: server_sig_algs.unwrap_or_default().join(",") })
+    let theirs = || server_sig_algs.unwrap_or_default().join(",").chars().take(1024).collect();
+    chosen.ok_or_else(|| AuthError::NoSignatureAlgorithm { theirs: theirs() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_of_algorithms_does_not_fill_the_log() {
+        let key = PrivateKey::from_openssh(include_str!("../../fuzz/corpus/instance_secret/openssh-rsa")).unwrap();
+        let list = vec!["ssh-dss".repeat(100); 64];
+        let error = algorithm_for(&key, Some(&list)).unwrap_err().to_string();
+        assert!(error.contains("ssh-dss") && error.len() < 2048, "{}", error.len());
+    }
 }
