@@ -20,6 +20,12 @@ pub const API_KEY: &str = "labSecretKey0123456789MARKER";
 /// Ends its process when dropped.
 pub struct Process(Child);
 
+impl From<Child> for Process {
+    fn from(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl Process {
     pub fn id(&self) -> u32 {
         self.0.id()
