@@ -56,8 +56,8 @@ fn a_wait_for_the_quota_is_told_once_with_the_number_ahead() {
     // All of them come from one address.
     let extra = "[limits]\nstartups_per_source = 200\n".to_owned();
     let lab = Lab::with(Plan { extra, ..Plan::default() });
-    add_instances(&lab, 120);
-    let logins: Vec<_> = (0..120)
+    add_instances(&lab, 80);
+    let logins: Vec<_> = (0..80)
         .map(|i| lab.ssh(&[&format!("ins-m{i}.prod"), "true"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
         .collect();
     let texts: Vec<String> = logins.into_iter().map(|login| text(&login.wait_with_output().unwrap().stderr)).collect();
