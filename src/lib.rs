@@ -1,4 +1,65 @@
-//! ssh-broker.
+//! An SSH access broker for Tencent Cloud GSE instances: `ssh -J broker ins-gi2lxw` with a stock OpenSSH client, and no instance
+//! credential on any laptop. The README is for users; this page is the architecture.
+//!
+//! # Life of a session
+//!
+//! ```text
+//! operator's ssh -J                    broker                                             instance
+//!   outer SSH ────────────► door: admission, deadline, authentication → Operator
+//!   direct-tcpip ins-x:22 ► door → session, which starts both at the same time:
+//!                           ├─ broker.open: resolve → decide → lease (cache, quota, TC3) → dial → KEX → pin → authenticate ──► sshd
+//!   inner SSH (KEX) ──────► └─ transport, server role: KEX with a host certificate; `none` succeeds when upstream is ready
+//!   everything after ◄────► splice: every message from 80 up passes verbatim; the gate may refuse one; the tap watches ◄────►
+//! ```
+//!
+//! 1. **Admission** ([`door`]): a permit before `accept`; caps in all, per source and per netblock; one wall-clock deadline over
+//!    everything before authentication, which no traffic resets.
+//! 2. **Authentication** ([`door`], russh): a public key or an OpenSSH user certificate. Identity comes from a verified signature alone.
+//! 3. **Target** ([`access`]): the host string of direct-tcpip is attacker-controlled text; [`access::TargetName::parse`] takes
+//!    `ins-…`, `ins-….fleet-…` and `ins-….<alias>`, port 22. Addresses come only from the cloud API.
+//! 4. **Order of work** ([`broker`]): resolve → decide → lease → dial → verify the host key → send the secret. Policy is asked before the
+//!    first API call too: a name that it denies in every fleet costs no quota. Unknown and forbidden read the same.
+//! 5. **Overlap** ([`session`]): the upstream leg is opened while the operator's client is still in its key exchange with us.
+//! 6. **Inner authentication** ([`transport`]): the channel belongs to a proven operator already, so any method succeeds, once upstream is
+//!    ready. On failure the operator reads one sentence with a stable code and a reference; the log has the chain under that reference.
+//! 7. **Splice** ([`splice`]) until either leg ends; then one closing audit event.
+//!
+//! # Code map
+//!
+//! | module | is |
+//! |---|---|
+//! | [`access`] | the centre, std only: operator, target, policy → [`access::Grant`], lease, secret, failure |
+//! | [`broker`] | the use case, and the traits it needs |
+//! | [`gse`] | edge: the cloud API: signing, credentials, quota, retries, circuit, resolution |
+//! | [`cache`] | edge: leases and resolutions in memory, one call in flight per key |
+//! | [`door`] | edge: russh and all that stands before it; its seam is [`door::Jump`] |
+//! | [`transport`] | RFC 4253 and 4252 for the two inner legs, sans I/O, with a thin driver |
+//! | [`splice`] | pump, gate and tap |
+//! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
+//! | [`session`] | one operator on one target: the two legs side by side, then the splice |
+//! | [`audit`] | events as JSON lines |
+//! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
+//! | [`service`] | everything put together, and the process around it |
+//! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
+//!
+//! Dependencies point one way; `tests/layers.rs` reads the sources and fails when a module uses what its layer must not.
+//!
+//! # Invariants
+//!
+//! - **Nothing above the transport has channel state to get wrong**: no window, no channel table, no reply queue. Channel numbers, windows,
+//!   requests and replies are the two peers' own; flow control is end to end; memory is bounded by a few packets a leg.
+//! - **No permission without a value for it**: only [`access::Policy`] makes a [`access::Grant`], and leasing and connecting take one.
+//! - **No secret without its type**: [`access::Secret`] has no `Debug`, `Display`, `Serialize` or `Clone`, and is zeroized.
+//! - **No authentication byte before trust**: an instance's host key is checked against its pin before the login begins.
+//! - **No wait without a deadline, no queue without a bound.**
+//! - **No panic by a peer**: its bytes reach neither `unwrap` nor indexing; lengths are checked before anything is allocated.
+//!
+//! # Why russh at the door and our own transport inside
+//!
+//! russh grants window on receipt and then awaits a bounded queue inside a connection's only loop: full duplex with a slow reader
+//! deadlocks, and one stalled channel stops all others of its connection. What is relayed message by message has neither. So the library
+//! stands where an unauthenticated peer can reach, and the two inner legs, reached only by proven operators and by instances, are a small
+//! transport of our own on audited primitives (aws-lc-rs, ssh-key).
 
 pub mod access;
 pub mod audit;

@@ -118,7 +118,7 @@ mod tests {
     fn a_file_counts_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("revoked");
-        let mut set = |text: &[u8], mode: u32| {
+        let set = |text: &[u8], mode: u32| {
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             KeySet::read_revoked(&path)

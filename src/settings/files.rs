@@ -10,6 +10,7 @@ use super::owners::Owners;
 use super::report::Report;
 use super::value::MIB;
 use crate::access::OperatorName;
+use crate::door::{AuthorizedKeys, LineProblem};
 use crate::keys;
 
 /// Bytes of a file of public keys that are read at most.
@@ -164,12 +165,9 @@ impl FileCheck {
 /// The problems of an authorized_keys file, each with its line (from 1).
 fn authorized_keys_problems(text: &str) -> Vec<(usize, String)> {
     let right = "write one public key a line, options first, such as \"ssh-ed25519 AAAA… comment\"";
-    key_lines(text)
-        .filter_map(|(number, line)| match is_key(line).or_else(|error| without_options(line).map_or(Err(error), is_key)) {
-            Ok(()) => None,
-            Err(error) => Some((number, format!("not an authorized_keys line ({error}): {right}"))),
-        })
-        .collect()
+    let (_, problems) = AuthorizedKeys::parse(text);
+    let told = |problem: LineProblem| (problem.line, format!("not an authorized_keys line that counts ({}): {right}", problem.text));
+    problems.into_iter().map(told).collect()
 }
 
 /// Every line that is neither blank nor a comment, with its number (from 1).
@@ -184,18 +182,6 @@ fn is_key(line: &str) -> ssh_key::Result<()> {
 /// A certificate among revoked keys stands for the key that it certifies.
 fn is_key_or_certificate(line: &str) -> ssh_key::Result<()> {
     is_key(line).or_else(|error| ssh_key::Certificate::from_openssh(line).map(|_| ()).map_err(|_| error))
-}
-
-/// What follows the first blank that is not in quotes (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
-fn without_options(line: &str) -> Option<&str> {
-    let (mut quoted, mut escaped) = (false, false);
-    let ends = |c: char| {
-        let ends = c.is_ascii_whitespace() && !quoted;
-        quoted ^= c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        ends
-    };
-    line.split_once(ends).map(|(_, rest)| rest.trim_start())
 }
 
 fn regular(path: &Path) -> Result<Metadata, String> {

@@ -406,6 +406,12 @@ pub fn exchange(command: &mut Command, input: &[u8]) -> Output {
     })
 }
 
+/// Ends a program of the lab's: `timeout`, which it runs under, passes TERM on.
+pub fn terminate(child: &mut Child) {
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM);
+    let _ = child.wait();
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -1,5 +1,6 @@
 //! End to end with somebody else's programs at both ends. `tests/run` installs what they need.
 
+#![allow(unreachable_pub, reason = "one crate, no interface")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test that cannot go on must stop")]
 
 mod algorithms;
