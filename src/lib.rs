@@ -68,6 +68,9 @@ pub mod cache;
 pub mod client_config;
 pub mod demo;
 pub mod door;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gse;
 pub mod keys;
 pub mod pins;

@@ -2,6 +2,9 @@
 //!
 //! **Invariant**: the file is always whole: it is written beside itself, synced and renamed.
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -52,17 +55,7 @@ impl Pins {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(PinsError::Read { path: shown(), source }),
         };
-        let mut table = Table::new();
-        for (index, line) in text.lines().enumerate() {
-            if line.trim().is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let bad = || PinsError::Line { path: shown(), line: index + 1 };
-            let (name, key) = line.split_once(' ').ok_or_else(bad)?;
-            let instance = InstanceId::parse(name).map_err(|_| bad())?;
-            let key = PublicKey::from_openssh(key).map_err(|_| bad())?;
-            table.entry(instance).or_default().push(key.key_data().clone());
-        }
+        let table = parse(&text).map_err(|line| PinsError::Line { path: shown(), line })?;
         Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)) })
     }
 
@@ -97,7 +90,23 @@ impl Pins {
     }
 }
 
-fn write(path: &Path, table: &Table) -> io::Result<()> {
+/// Reads a file's text. An error is the number of the line, from 1, that is no pin.
+fn parse(text: &str) -> Result<Table, usize> {
+    let mut table = Table::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let bad = || index + 1;
+        let (name, key) = line.split_once(' ').ok_or_else(bad)?;
+        let instance = InstanceId::parse(name).map_err(|_| bad())?;
+        let key = PublicKey::from_openssh(key).map_err(|_| bad())?;
+        table.entry(instance).or_default().push(key.key_data().clone());
+    }
+    Ok(table)
+}
+
+fn render(table: &Table) -> io::Result<String> {
     let mut text = String::new();
     for (instance, keys) in table {
         for key in keys {
@@ -105,6 +114,11 @@ fn write(path: &Path, table: &Table) -> io::Result<()> {
             text.push_str(&format!("{instance} {key}\n"));
         }
     }
+    Ok(text)
+}
+
+fn write(path: &Path, table: &Table) -> io::Result<()> {
+    let text = render(table)?;
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(text.as_bytes())?;

@@ -1,6 +1,8 @@
 //! Edge: the way to an instance: dial, verify the host key against its pin, authenticate.
 
 mod credential;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod networks;
 
 use std::collections::BTreeMap;

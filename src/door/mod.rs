@@ -7,6 +7,8 @@ mod certificate;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod guarded;
 mod handler;
 mod key_file;

@@ -40,6 +40,18 @@ pub(super) struct Reply {
     pub request_id: Option<String>,
 }
 
+impl Reply {
+    /// From the body of an answer.
+    pub(super) fn read(body: &[u8], clock_offset: Option<i64>) -> Result<Self, Problem> {
+        let mut answer = Answer::parse(body).map_err(Cause::from)?;
+        let request_id = answer.request_id.take().filter(|id| is_request_id(id));
+        match answer.error.take() {
+            None => Ok(Self { answer, request_id }),
+            Some(error) => Err(Problem { cause: api_cause(error), request_id, clock_offset }),
+        }
+    }
+}
+
 impl Attempt<'_> {
     pub(super) async fn send(self, permit: Permit<'_>) -> Result<Reply, Problem> {
         let headers = self.headers()?;
@@ -51,12 +63,7 @@ impl Attempt<'_> {
             return Err(Cause::Status(response.status().as_u16()).into());
         }
         let body = read_body(response).await?;
-        let mut answer = Answer::parse(&body).map_err(Cause::from)?;
-        let request_id = answer.request_id.take().filter(|id| is_request_id(id));
-        match answer.error.take() {
-            None => Ok(Reply { answer, request_id }),
-            Some(error) => Err(Problem { cause: api_cause(error), request_id, clock_offset }),
-        }
+        Reply::read(&body, clock_offset)
     }
 
     fn headers(&self) -> Result<HeaderMap, Problem> {

@@ -7,6 +7,8 @@ mod client;
 mod credentials;
 mod endpoint;
 mod errors;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod problem;
 mod quota;
 mod resolve;

@@ -7,6 +7,8 @@
 //! - The tap reads as messages pass and never changes them; its channel table only names things in the audit.
 //! - A leg in key exchange is always read. Else a leg is read only while the other one takes what it brings, so memory is bounded.
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod gate;
 mod pump;
 mod tap;

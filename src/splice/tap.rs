@@ -63,14 +63,37 @@ impl Tap {
         Ok(())
     }
 
-    /// The channel that a message's recipient number names.
-    fn recipient(&mut self, direction: Direction, reader: &mut Reader<'_>) -> Option<&mut Channel> {
+    /// The channel that a message's recipient number names, by the operator's number.
+    fn recipient_number(&self, direction: Direction, reader: &mut Reader<'_>) -> Option<u32> {
         let number = reader.u32().ok()?;
-        let operators = match direction {
-            Direction::Down => number,
-            Direction::Up => *self.by_instance.get(&number)?,
-        };
+        match direction {
+            Direction::Down => Some(number),
+            Direction::Up => self.by_instance.get(&number).copied(),
+        }
+    }
+
+    fn recipient(&mut self, direction: Direction, reader: &mut Reader<'_>) -> Option<&mut Channel> {
+        let operators = self.recipient_number(direction, reader)?;
         self.channels.get_mut(&operators)
+    }
+
+    /// Takes a channel out of both tables: every number of the instance's stands for a channel that is there.
+    fn forget(&mut self, operators: u32) -> Option<Channel> {
+        let channel = self.channels.remove(&operators)?;
+        if let Some(instances) = channel.instance_number
+            && self.by_instance.get(&instances) == Some(&operators)
+        {
+            self.by_instance.remove(&instances);
+        }
+        Some(channel)
+    }
+
+    /// A number that is taken again while its channel is open ends that one: both peers can tell the two apart no more.
+    fn insert(&mut self, operators: u32, channel: Channel) {
+        if let Some(before) = self.forget(operators) {
+            self.tell_closed(before);
+        }
+        self.channels.insert(operators, channel);
     }
 
     fn data(&mut self, direction: Direction, number: u8, mut reader: Reader<'_>) {
@@ -103,9 +126,9 @@ impl Tap {
             ..Channel::default()
         };
         match direction {
-            Direction::Up => self.channels.insert(sender, channel),
-            Direction::Down => self.offered.insert(sender, channel),
-        };
+            Direction::Up => self.insert(sender, channel),
+            Direction::Down => drop(self.offered.insert(sender, channel)),
+        }
         Ok(())
     }
 
@@ -118,9 +141,13 @@ impl Tap {
         if direction == Direction::Up
             && let Some(channel) = self.offered.remove(&instances)
         {
-            self.channels.insert(operators, channel);
+            self.insert(operators, channel);
         }
         let Some(channel) = self.channels.get_mut(&operators) else { return };
+        // One confirmation a channel: more numbers for it would fill the table with names that nothing takes out.
+        if channel.instance_number.is_some() {
+            return;
+        }
         channel.instance_number = Some(instances);
         self.by_instance.insert(instances, operators);
         // A session channel is told when it is known what runs in it.
@@ -133,7 +160,7 @@ impl Tap {
     fn failed(&mut self, direction: Direction, mut reader: Reader<'_>) {
         let Ok(recipient) = reader.u32() else { return };
         let (channel, by) = match direction {
-            Direction::Down => (self.channels.remove(&recipient), "instance"),
+            Direction::Down => (self.forget(recipient), "instance"),
             Direction::Up => (self.offered.remove(&recipient), "operator"),
         };
         let Some(channel) = channel.filter(|channel| !channel.refused) else { return };
@@ -176,20 +203,15 @@ impl Tap {
     }
 
     fn close(&mut self, direction: Direction, mut reader: Reader<'_>) {
-        let Some(channel) = self.recipient(direction, &mut reader) else { return };
+        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
         match direction {
             Direction::Up => channel.closed.0 = true,
             Direction::Down => channel.closed.1 = true,
         }
-        if channel.closed != (true, true) {
-            return;
-        }
-        let instances = channel.instance_number;
-        let operators = match instances.and_then(|number| self.by_instance.remove(&number)) {
-            Some(operators) => operators,
-            None => return,
-        };
-        if let Some(channel) = self.channels.remove(&operators) {
+        if channel.closed == (true, true)
+            && let Some(channel) = self.forget(operators)
+        {
             self.tell_closed(channel);
         }
     }
@@ -204,6 +226,12 @@ impl Tap {
                 bytes_up: channel.bytes_up,
             });
         }
+    }
+
+    /// Whether the tables keep to their bounds.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn is_bounded(&self) -> bool {
+        self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
     }
 
     /// The session has ended: so have the channels that were still open.
@@ -344,5 +372,24 @@ mod tests {
         let mut tap = Tap::default();
         let refused = (0..20_000).find_map(|number| tap.observe(Direction::Down, &open("x11", number, b""), None).err());
         assert!(matches!(refused, Some(TransportError::Misbehaved(_))));
+    }
+
+    #[test]
+    fn an_instance_that_confirms_one_channel_again_and_again_fills_no_table() {
+        let mut tap = Tap::default();
+        tap.observe(Direction::Up, &open("direct-tcpip", 0, b""), None).unwrap();
+        for number in 0..1000 {
+            tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, number, 1, 1]), None).unwrap();
+        }
+        assert_eq!((tap.by_instance.len(), told(&mut tap).len()), (1, 1));
+        // Nor does one that opens and refuses, or whose operator takes the number again.
+        for number in 1000..2000 {
+            tap.observe(Direction::Up, &open("direct-tcpip", 0, b""), None).unwrap();
+            tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, number, 1, 1]), None).unwrap();
+            if number % 2 == 0 {
+                tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_FAILURE, &[0, 1]), None).unwrap();
+            }
+        }
+        assert_eq!((tap.channels.len(), tap.by_instance.len()), (1, 1));
     }
 }

@@ -1,7 +1,7 @@
 use super::wire::{Reader, put_string};
 use super::{Leg, TransportError, msg};
 
-/// Authentication requests taken before an answer; an honest client sends one.
+/// Requests taken, for the service and to be let in; an honest client sends one of each.
 const MAX_REQUESTS: usize = 32;
 
 /// What a message of the operator's client asks for.
@@ -23,6 +23,10 @@ pub struct ServerAuth {
 
 impl ServerAuth {
     pub fn receive(&mut self, leg: &mut Leg, message: &[u8]) -> Result<Step, TransportError> {
+        self.requests += 1;
+        if self.requests > MAX_REQUESTS {
+            return Err(TransportError::Misbehaved("too many authentication requests"));
+        }
         let mut reader = Reader::new(message);
         match reader.u8()? {
             msg::SERVICE_REQUEST if reader.string()? == b"ssh-userauth" => {
@@ -39,10 +43,6 @@ impl ServerAuth {
     }
 
     fn request(&mut self, leg: &mut Leg, mut reader: Reader<'_>) -> Result<Step, TransportError> {
-        self.requests += 1;
-        if self.requests > MAX_REQUESTS {
-            return Err(TransportError::Misbehaved("too many authentication requests"));
-        }
         let (_user, service, method) = (reader.string()?, reader.string()?, reader.string()?);
         if service != b"ssh-connection" {
             return Err(TransportError::Misbehaved("a service other than ssh-connection was asked for"));
@@ -72,5 +72,21 @@ impl ServerAuth {
 
     pub fn succeed(leg: &mut Leg) -> Result<(), TransportError> {
         leg.send(&[msg::USERAUTH_SUCCESS])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Preferences;
+
+    #[test]
+    fn requests_of_either_kind_are_counted() {
+        let mut service = vec![msg::SERVICE_REQUEST];
+        put_string(&mut service, b"ssh-userauth");
+        let mut leg = Leg::client(Preferences::modern(), "SSH-2.0-a").unwrap();
+        let mut auth = ServerAuth::default();
+        let taken = (0..1000).take_while(|_| auth.receive(&mut leg, &service).is_ok()).count();
+        assert_eq!(taken, MAX_REQUESTS);
     }
 }

@@ -10,7 +10,7 @@ use super::mac::{Mac, MacName};
 use super::negotiate::{KexInit, Negotiated, Preferences};
 use super::packet::{HEADER, Inbound, Outbound};
 use super::wire::{Reader, put_string, put_u32};
-use super::{Buffer, HostIdentity, HostKey, MAX_HELD, SignatureAlgorithm, TransportError, msg};
+use super::{Buffer, HostIdentity, HostKey, MAX_HELD, MAX_UNREAD, SignatureAlgorithm, TransportError, msg};
 
 /// RFC 4253, 4.2: 255 bytes, line end included.
 const MAX_VERSION_LINE: usize = 255;
@@ -228,6 +228,12 @@ impl Leg {
         self.hold(payload)
     }
 
+    /// Sends a message whatever the state of the leg forbids: a peer that breaks the protocol.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn send_regardless(&mut self, payload: &[u8]) -> Result<(), TransportError> {
+        self.outbound.put(payload)
+    }
+
     fn hold(&mut self, payload: Vec<u8>) -> Result<(), TransportError> {
         self.held_bytes += payload.len();
         if self.held_bytes > MAX_HELD {
@@ -312,6 +318,9 @@ impl Leg {
         let belongs = matches!(number, msg::DISCONNECT | msg::KEXINIT | msg::NEWKEYS | msg::KEX_INIT | msg::KEX_REPLY);
         if self.strict && !self.got_newkeys && !belongs {
             return Err(TransportError::Misbehaved("strict key exchange: a message that does not belong there"));
+        }
+        if self.outbound.buffer.len() > MAX_UNREAD && number != msg::DISCONNECT {
+            return Err(TransportError::Misbehaved("it has left too much unread to be answered any more"));
         }
         match number {
             msg::DISCONNECT => Err(disconnected(message)),
@@ -647,5 +656,22 @@ mod tests {
             assert!(matches!(result, Err(TransportError::Misbehaved(_))));
             assert!(into.is_empty());
         }
+    }
+
+    #[test]
+    fn a_peer_that_reads_nothing_is_answered_only_so_far() {
+        let (mut client, mut server) = pair(|_| {});
+        settle(&mut client, &mut server).unwrap();
+        let mut into = Buffer::default();
+        let mut send_unknown = |server: &mut Leg| {
+            client.outbound.put(&[9]).unwrap();
+            let bytes = client.outgoing().unsent().to_vec();
+            client.outgoing().sent(bytes.len());
+            server.received().extend_from_slice(&bytes);
+            server.receive(&mut into)
+        };
+        assert_eq!(send_unknown(&mut server).unwrap(), Received::Transport);
+        server.outgoing().grow(MAX_UNREAD);
+        assert!(matches!(send_unknown(&mut server), Err(TransportError::Misbehaved(_))));
     }
 }

@@ -7,6 +7,7 @@
 //! - Every length from the peer is checked before anything is allocated for it; a packet is at most [`MAX_PACKET`] bytes.
 //! - Between the peer's KEXINIT and its NEWKEYS only messages 1–49 are taken from it; between our KEXINIT and our NEWKEYS only those are
 //!   sent, and messages of the layers above are held, bounded by [`MAX_HELD`].
+//! - A peer that makes a leg answer (key exchanges, messages that nobody knows) and reads nothing ends it at [`MAX_UNREAD`].
 //! - A failed open ends the leg: there is no second try on a key stream.
 //! - No time is read here: whoever drives a leg passes the clock in and owns the deadlines.
 
@@ -18,6 +19,8 @@ mod connection;
 mod derive;
 mod dh;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod host_key;
 mod kex;
 mod leg;
@@ -39,3 +42,6 @@ pub use packet::MAX_PACKET;
 
 /// Bytes of messages that a leg holds while it is in key exchange.
 pub const MAX_HELD: usize = 4 * 1024 * 1024;
+
+/// Bytes that may wait unread for a peer whose own transport messages are still answered: twice what the splice lets wait.
+pub const MAX_UNREAD: usize = 16 * 1024 * 1024;
