@@ -78,7 +78,8 @@ impl Inbound {
         self.seq = self.seq.wrapping_add(1);
         self.usage.count(whole);
         let padding = into.since(start).get(LEN).copied().map_or(usize::MAX, usize::from);
-        match (opened, len.checked_sub(1 + padding)) {
+        // RFC 4253, 6: at least four bytes of padding, and a payload before it.
+        match (opened, len.checked_sub(padding.saturating_add(1)).filter(|_| padding >= MIN_PADDING)) {
             (Ok(()), Some(payload @ 1..)) => Ok(Some(payload)),
             (Err(error), _) => {
                 into.truncate(start);
@@ -86,7 +87,7 @@ impl Inbound {
             }
             (Ok(()), _) => {
                 into.truncate(start);
-                Err(TransportError::Misbehaved("a packet is all padding"))
+                Err(TransportError::Misbehaved("a packet's padding is out of bounds"))
             }
         }
     }
@@ -231,9 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn padding_longer_than_its_packet_is_refused() {
-        let mut inbound = Inbound::new();
-        inbound.received.extend_from_slice(&[0, 0, 0, 12, 255, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
-        assert!(inbound.open_next(&mut Buffer::default()).is_err());
+    fn padding_longer_than_its_packet_or_too_short_is_refused() {
+        for padding in [0, 3, 11, 255] {
+            let mut inbound = Inbound::new();
+            inbound.received.extend_from_slice(&[0, 0, 0, 12, padding, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+            assert!(inbound.open_next(&mut Buffer::default()).is_err(), "{padding}");
+        }
     }
 }
