@@ -31,7 +31,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     // The unauthenticated world meets russh at the door alone; the demo's simulated instance faces loopback.
     ("russh", &["door", "demo"]),
-    ("reqwest", &["gse"]),
+    // The settings read the endpoint with its `Url`.
+    ("reqwest", &["gse", "settings"]),
     ("moka", &["cache"]),
     ("config", &["settings"]),
 ];
