@@ -8,7 +8,7 @@ use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, m
 use ssh_key::PrivateKey;
 
 use super::Limits;
-use super::gauge::queue_len;
+use super::gauge;
 use super::prelude::IDENTIFICATION;
 
 const KEX: &[kex::Name] = &[
@@ -75,11 +75,9 @@ fn config(host_key: &PrivateKey, limits: &Limits, ciphers: &'static [cipher::Nam
         certificates: Vec::new(),
         // RFC 4253, 9. The library takes no more than 1 GiB.
         limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600)),
-        // A peer may have twice this in flight over all its channels when a key exchange begins, or it is cut off: more than the kernel's
-        // buffers of both ends hold together. What waits here is bounded by the pipes, not by this.
-        window_size: 8 << 20,
+        window_size: gauge::window(limits.pipe),
         maximum_packet_size: 32 << 10,
-        channel_buffer_size: queue_len(limits.pipe),
+        channel_buffer_size: gauge::queue_len(limits.pipe),
         event_buffer_size: 16,
         preferred: Preferred {
             kex: Cow::Borrowed(KEX),

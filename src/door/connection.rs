@@ -11,7 +11,7 @@ use super::admission::StartupPermit;
 use super::jump::{Asked, Jumps};
 use super::login::Login;
 use super::trust::{Claim, Proof};
-use super::{Rules, Shared, certificate, key_rules};
+use super::{Rules, Shared, certificate, gauge, key_rules};
 use crate::access::{Operator, OperatorName};
 
 /// Why a connection ended.
@@ -209,6 +209,11 @@ impl Handler for Connection {
 
     async fn window_adjusted(&mut self, channel: ChannelId, _: u32, session: &mut Session) -> Result<(), Self::Error> {
         self.count(channel, 0, session).await
+    }
+
+    /// Called at each grant for the target of the next.
+    fn adjust_window(&mut self, channel: ChannelId, _: u32) -> u32 {
+        self.jumps.window(channel, gauge::window(self.shared.limits.pipe))
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), Self::Error> {

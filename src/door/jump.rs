@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use russh::server::Msg;
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 
-use super::gauge::{Counted, Gauge};
+use super::gauge::{Counted, Gauge, TRICKLE};
 use super::pipe::Pipe;
 use super::slots::{ConnectionSlots, Slots};
 use super::{Jump, Sessions};
@@ -13,19 +13,19 @@ use crate::access::{Code, Failure, FleetAliases, Operator, TargetName};
 
 /// The port of every target's name: the real one is the configuration's to know.
 const PORT: u32 = 22;
-/// Channels that a client left for this side to close. The library keeps a little for each until the connection ends.
-const ABANDONED_MAX: usize = 256;
+/// Channels of one connection that this side closed first. The library keeps about 4 KiB for each until the connection ends.
+const LEFT_OPEN_MAX: usize = 4096;
 
 /// The jumps of one authenticated connection.
 pub(super) struct Jumps {
     slots: ConnectionSlots,
     gauges: HashMap<ChannelId, Arc<Gauge>>,
-    abandoned: Arc<AtomicUsize>,
+    left_open: Arc<AtomicUsize>,
 }
 
 impl Jumps {
     pub(super) fn new(slots: ConnectionSlots) -> Self {
-        Self { slots, gauges: HashMap::new(), abandoned: Arc::default() }
+        Self { slots, gauges: HashMap::new(), left_open: Arc::default() }
     }
 
     /// Starts the session of a direct-tcpip channel, or says with which code the channel is refused. What the operator is to read is told
@@ -34,7 +34,7 @@ impl Jumps {
         if asked.port != PORT {
             return Err(ChannelOpenFailure::AdministrativelyProhibited);
         }
-        if self.abandoned.load(Ordering::Relaxed) >= ABANDONED_MAX {
+        if self.left_open.load(Ordering::Relaxed) >= LEFT_OPEN_MAX {
             return Err(ChannelOpenFailure::ResourceShortage);
         }
         let name = TargetName::parse(asked.host, asked.fleet_aliases)
@@ -53,7 +53,7 @@ impl Jumps {
             client_version: asked.client_version.to_owned(),
             typed: asked.host.get(..asked.host.floor_char_boundary(TargetName::MAX_LEN)).unwrap_or_default().to_owned(),
             name,
-            stream: Box::new(Pipe::new(channel, gauge, self.abandoned.clone())),
+            stream: Box::new(Pipe::new(channel, gauge, self.left_open.clone())),
         };
         let session = asked.sessions.run(jump);
         tokio::spawn(async move {
@@ -69,6 +69,13 @@ impl Jumps {
             Some(gauge) => gauge.put(bytes).await == Counted::Fits,
             None => true,
         }
+    }
+
+    /// The target of the next grant, after one on `channel`. The library has one for all the channels of a connection, so while a client
+    /// presses on a full pipe the others trickle too.
+    pub(super) fn window(&self, channel: ChannelId, usual: u32) -> u32 {
+        let full = self.gauges.get(&channel).is_some_and(|gauge| gauge.is_full());
+        if full || self.gauges.values().any(|gauge| gauge.is_pressed()) { TRICKLE } else { usual }
     }
 
     pub(super) fn closed(&mut self, channel: ChannelId) {

@@ -15,8 +15,8 @@ use super::gauge::Gauge;
 
 /// Bytes of one write that go into one message.
 const WRITE_MAX: usize = 32 << 10;
-/// How long the client may take to close a channel whose session is over, before it is closed on this side.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long a close may wait for the connection's loop.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
 
 type Read = ReusableBoxFuture<'static, (ChannelReadHalf, Option<ChannelMsg>)>;
 type WriteHalf = Arc<ChannelWriteHalf<Msg>>;
@@ -37,12 +37,12 @@ pub(super) struct Pipe {
     /// Bytes that `writing` is about to hand over.
     in_flight: Option<usize>,
     eof_sent: bool,
-    /// Counts the channels of this connection that this side had to close.
-    abandoned: Arc<AtomicUsize>,
+    /// Counts the channels of this connection that this side closed first: the library keeps a little for each until the connection ends.
+    left_open: Arc<AtomicUsize>,
 }
 
 impl Pipe {
-    pub(super) fn new(channel: Channel<Msg>, gauge: Arc<Gauge>, abandoned: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(channel: Channel<Msg>, gauge: Arc<Gauge>, left_open: Arc<AtomicUsize>) -> Self {
         let (read, write) = channel.split();
         Self {
             gauge,
@@ -53,7 +53,7 @@ impl Pipe {
             writing: ReusableBoxFuture::new(std::future::ready(true)),
             in_flight: None,
             eof_sent: false,
-            abandoned,
+            left_open,
         }
     }
 
@@ -160,30 +160,20 @@ impl AsyncWrite for Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
+        // When the client has closed the channel, the library has answered that.
+        if self.gauge.is_closed() && !self.gauge.has_stalled() {
+            return;
+        }
         // The loop must not wait for a session that is gone.
         self.gauge.close();
+        self.left_open.fetch_add(1, Ordering::Relaxed);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let read = std::mem::replace(&mut self.read, ReusableBoxFuture::new(std::future::pending()));
-        runtime.spawn(close(read, self.write.clone(), self.eof_sent, self.abandoned.clone()));
-    }
-}
-
-/// Says that nothing more comes and lets the client close the channel, as it does once both sides have said so: the library forgets a
-/// channel wholly only when the client closes it first. A client that does not is not waited for.
-async fn close(mut read: Read, write: WriteHalf, eof_sent: bool, abandoned: Arc<AtomicUsize>) {
-    let by_the_client = async {
-        if !eof_sent && write.eof().await.is_err() {
-            return true;
-        }
-        loop {
-            match read.get_pin().await {
-                (_, None | Some(ChannelMsg::Close)) => return true,
-                (half, Some(_)) => read.set(next(half)),
+        let (write, eof_sent) = (self.write.clone(), self.eof_sent);
+        // At once: OpenSSH's `ssh -W` ends only when its channel is closed, and does not close it first.
+        runtime.spawn(tokio::time::timeout(CLOSE_TIMEOUT, async move {
+            if eof_sent || write.eof().await.is_ok() {
+                let _ = write.close().await;
             }
-        }
-    };
-    if !tokio::time::timeout(LINGER, by_the_client).await.unwrap_or(false) {
-        abandoned.fetch_add(1, Ordering::Relaxed);
-        let _ = tokio::time::timeout(LINGER, write.close()).await;
+        }));
     }
 }
