@@ -12,7 +12,7 @@ use super::jump::{Asked, Jumps};
 use super::login::Login;
 use super::trust::{Claim, Proof};
 use super::{Rules, Shared, certificate, gauge, key_rules};
-use crate::access::{Operator, OperatorName};
+use crate::access::{Operator, OperatorName, TargetName};
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -153,7 +153,8 @@ impl Handler for Connection {
         match self.jumps.open(channel, asked) {
             Ok(()) => reply.accept().await,
             Err(code) => {
-                tracing::info!(operator = %operator.name, host, port, ?code, "refused a channel: only port 22 of a target is reached here");
+                let host: String = host.chars().take(TargetName::MAX_LEN).collect();
+                tracing::info!(operator = %operator.name, host, port, ?code, "refused a channel: only port 22 of a target is reached here, and not without bound");
                 reply.reject(code).await;
             }
         }

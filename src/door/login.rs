@@ -7,6 +7,8 @@ use crate::audit::{Audit, AuditError, Event, Subject, Text};
 
 /// How long the one event of a refused connection may wait for room in the audit's queue. The connection's permit waits with it.
 const AUDIT_WAIT: Duration = Duration::from_secs(5);
+/// Characters of a claimed name that the log shows.
+const SHOWN: usize = 80;
 /// What a key that nobody knows is refused with: it says the least, so any other reason stands before it.
 const LEAST: &str = "no such key";
 
@@ -75,7 +77,8 @@ impl Login {
         });
         let Some(claimed) = claimed else { return };
         let reason = reason.unwrap_or_else(|| how_it_ended.to_owned());
-        tracing::info!(source = %self.source, claimed, reason, "an operator was refused");
+        let shown: String = claimed.chars().take(SHOWN).collect();
+        tracing::info!(source = %self.source, claimed = shown, reason, "an operator was refused");
         let subject = Subject { key, ..Subject::source(self.source) };
         let event = Event::OperatorRefused { claimed: Text::from(claimed.as_str()), reason: Text::from(reason.as_str()) };
         match tokio::time::timeout(AUDIT_WAIT, audit.record(&subject, event)).await {
