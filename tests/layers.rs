@@ -31,7 +31,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     // The unauthenticated world meets russh at the door alone; the demo's simulated instance faces loopback.
     ("russh", &["door", "demo"]),
-    ("reqwest", &["gse"]),
+    // The settings read the endpoint with its `Url`.
+    ("reqwest", &["gse", "settings"]),
     ("moka", &["cache"]),
     ("config", &["settings"]),
 ];
@@ -64,7 +65,7 @@ fn no_module_uses_what_its_layer_must_not() {
     let mut wrong = Vec::new();
     for file in files {
         let inside = file.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
-        if matches!(inside.as_str(), "lib.rs" | "main.rs" | "fuzzing.rs") || inside.contains("tests") {
+        if matches!(inside.as_str(), "lib.rs" | "main.rs" | "fuzzing.rs") || inside.contains("tests") || inside.contains("fuzzing") {
             continue;
         }
         let module = inside.split('/').next().unwrap().trim_end_matches(".rs").to_owned();

@@ -15,7 +15,7 @@ use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, S
 const VERSION: &str = "SSH-2.0-ssh-broker";
 /// A client that has not offered its algorithms by then waits for ours.
 const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
-/// For the last words to a client that is being refused.
+/// For the last words to a client that is being refused, until it closes.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 type Downstream = Connection<Box<dyn ByteStream>>;
@@ -184,7 +184,7 @@ impl Opening<'_> {
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
-            let _ = tokio::time::timeout(LAST_WORDS, downstream.drain()).await;
+            let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
     }
 
@@ -239,7 +239,7 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
         // The client's first bytes are awaited, so that it is there to listen.
         connection.identify().await?;
         connection.leg.disconnect(msg::reason::BY_APPLICATION, sentence)?;
-        connection.drain().await
+        connection.part().await
     };
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
 }

@@ -114,9 +114,9 @@ pub(super) fn limits(mut table: Table<'_>) -> door::Limits {
     let right = "a size in quotes, such as \"4MiB\"";
     let limits = door::Limits {
         connections: table.count("connections", 10_000),
-        startups: table.count("startups", 200),
-        startups_per_source: table.count("startups_per_source", 20),
-        startups_per_netblock: table.count("startups_per_netblock", 60),
+        startups: table.count("startups", 500),
+        startups_per_source: table.count("startups_per_source", 100),
+        startups_per_netblock: table.count("startups_per_netblock", 200),
         attempts: table.number("attempts", 1..=100).unwrap_or(6),
         sessions: table.count("sessions", 5000),
         sessions_per_operator: table.count("sessions_per_operator", 500),

@@ -108,6 +108,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Writes the last words and reads past everything until the peer closes: closing first could take its chance to read them.
+    pub async fn part(&mut self) -> Result<(), TransportError> {
+        self.drain().await?;
+        loop {
+            self.leg.received().clear();
+            self.fill().await?;
+        }
+    }
+
     /// Gives idle memory back.
     pub fn release_idle_memory(&mut self) {
         self.scratch = Buffer::default();

@@ -158,7 +158,9 @@ impl Negotiated {
         let (mac_c2s, mac_s2c) = (mac(cipher_c2s, &peer.macs_c2s)?, mac(cipher_s2c, &peer.macs_s2c)?);
         pick("compression", &["none"], role, &peer.compression_c2s)?;
         pick("compression", &["none"], role, &peer.compression_s2c)?;
-        let guessed_right = peer.kex.first().is_some_and(|name| name == kex) && peer.host_key.first().is_some_and(|name| name == host_key);
+        // Right is a guess only where both sides prefer the same (RFC 4253, 7.1), whatever is chosen in the end.
+        let both_prefer = |ours: &[&str], theirs: &[String]| ours.first().copied() == theirs.first().map(String::as_str);
+        let guessed_right = both_prefer(&ours.kex, &peer.kex) && both_prefer(&ours.host_key, &peer.host_key);
         Ok(Self {
             method: Method::find(kex).ok_or(()).map_err(unknown)?,
             host_key: SignatureAlgorithm::find(host_key).ok_or(()).map_err(unknown)?,
@@ -240,6 +242,10 @@ mod tests {
         let mut client = from(Role::Client, |_| {});
         client.first_kex_packet_follows = true;
         assert!(!Negotiated::choose(&Preferences::modern(), Role::Server, &client).unwrap().skip_guess);
+        // The client's first choice is taken, but it is not the server's first.
+        client.kex.remove(0);
+        let chosen = Negotiated::choose(&Preferences::modern(), Role::Server, &client).unwrap();
+        assert_eq!((chosen.method.name(), chosen.skip_guess), ("curve25519-sha256", true));
         client.kex.insert(0, "sntrup761x25519-sha512".to_owned());
         assert!(Negotiated::choose(&Preferences::modern(), Role::Server, &client).unwrap().skip_guess);
     }

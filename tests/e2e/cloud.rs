@@ -53,9 +53,11 @@ fn sixty_cold_logins_to_sixty_instances_all_succeed_and_nothing_is_throttled() {
 
 #[test]
 fn a_wait_for_the_quota_is_told_once_with_the_number_ahead() {
-    let lab = Lab::with(Plan { extra: String::new(), ..Plan::default() });
-    add_instances(&lab, 120);
-    let logins: Vec<_> = (0..120)
+    // All of them come from one address.
+    let extra = "[limits]\nstartups_per_source = 200\n".to_owned();
+    let lab = Lab::with(Plan { extra, ..Plan::default() });
+    add_instances(&lab, 80);
+    let logins: Vec<_> = (0..80)
         .map(|i| lab.ssh(&[&format!("ins-m{i}.prod"), "true"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
         .collect();
     let texts: Vec<String> = logins.into_iter().map(|login| text(&login.wait_with_output().unwrap().stderr)).collect();

@@ -155,8 +155,7 @@ fn sessions_beyond_the_operators_share_are_told_which_share() {
     let mut first = lab.ssh(&["ins-a", "echo in; sleep 20"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     lab.await_event(|event| event["event"] == "channel.opened");
     reads(&lab, "ins-a", "broker-busy", "this operator has 1 sessions open already");
-    let _ = first.kill();
-    let _ = first.wait();
+    crate::lab::terminate(&mut first);
     lab.await_event(|event| event["event"] == "session.closed");
     assert!(lab.run(&["ins-a", "true"]).status.success());
 }

@@ -187,8 +187,7 @@ fn forwards_of_every_kind_carry() {
         .output()
         .unwrap();
     assert_eq!(text(&through.stdout), "socks\n", "{}", text(&through.stderr));
-    let _ = ssh.kill();
-    let _ = ssh.wait();
+    crate::lab::terminate(&mut ssh);
     let remote = lab.run(&["-R", &format!("0:127.0.0.1:{}", lab.ssh_port), "ins-a", "sleep 0.3; ss -ltn | grep -c 127.0.0.1"]);
     assert!(text(&remote.stderr).contains("Allocated port"), "{}", text(&remote.stderr));
     lab.await_event(|event| event["event"] == "channel.opened" && event["kind"] == "direct-tcpip");

@@ -88,8 +88,7 @@ fn a_stalled_channel_leaves_its_neighbours_alone_and_memory_flat() {
     std::thread::sleep(Duration::from_secs(2));
     let grown = lab.broker().rss().saturating_sub(before);
     assert!(grown < 8 * 1024, "{grown} KiB more than before");
-    let _ = unread.kill();
+    crate::lab::terminate(&mut unread);
     let _ = lab.run(&["-O", "exit", "-o", &socket, "ins-a"]);
-    let _ = stalled.kill();
-    let _ = (unread.wait(), stalled.wait());
+    crate::lab::terminate(&mut stalled);
 }

@@ -49,7 +49,7 @@ impl Quota {
             let mut state = self.state();
             let now = Instant::now();
             if state.line.len() == 0 && state.window.take(now).is_ok() {
-                return Ok(Permit { quota: self, sent: now, answered: false });
+                return Ok(Permit { quota: self, answered: false });
             }
             let ticket = state.line.join(operator, place).ok_or(QueueFull)?;
             Waiting { quota: self, operator, ticket }
@@ -62,7 +62,7 @@ impl Quota {
                     match state.window.take(now) {
                         Ok(()) => {
                             state.line.advance();
-                            return Ok(Permit { quota: self, sent: now, answered: false });
+                            return Ok(Permit { quota: self, answered: false });
                         }
                         Err(next) => next,
                     }
@@ -116,7 +116,6 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     quota: &'a Quota,
-    sent: Instant,
     answered: bool,
 }
 
@@ -132,7 +131,7 @@ impl Drop for Permit<'_> {
         let mut state = self.quota.state();
         let now = Instant::now();
         if self.answered {
-            state.window.answered(self.sent, now);
+            state.window.answered(now);
         } else {
             state.window.abandoned(now);
         }

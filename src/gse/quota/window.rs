@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,34 +9,28 @@ const SECOND: Duration = Duration::from_secs(1);
 const GRAIN: Duration = Duration::from_millis(2);
 /// How long after we gave up on a request it may still arrive.
 const STRAGGLING: Duration = Duration::from_secs(1);
-/// Answer times older than this say nothing about the path any more.
-const MEMORY: Duration = Duration::from_secs(10);
-/// The most that a hold is shortened.
-const MAX_CREDIT: Duration = Duration::from_millis(250);
 
 /// The slots of one action: how many requests may still count against the endpoint's sliding second.
 ///
 /// **Invariant**: a slot is taken from before its request is sent until a second after the request's arrival is certain, and there are
 /// never more taken slots than the limit. So whatever the network does in between, no sliding second sees more arrivals than the limit.
 ///
-/// When a request arrived is certain only once its answer is here; but it arrived earlier than that by the way back, and the next one
-/// will arrive later than it is sent by the way there. Together these are at least the shortest answer time seen, so the hold is shortened by
-/// 80 % of it. Without that, a far endpoint could not be used at its rate.
+/// When a request arrived is certain only once its answer is here. So a slot serves one request in a second and an answer time: at answer
+/// times up to 100 ms at least 90 % of the rate can be used, beyond that less. (Crediting the way back to the next request used more of it
+/// and was wrong by a few requests a burst where the way there had been slow once.)
 #[derive(Debug)]
 pub(super) struct Window {
     rate: usize,
     in_flight: usize,
     /// When the slots of answered requests become free.
     holds: BinaryHeap<Reverse<Instant>>,
-    /// When an answer came and how long it took; the newest last.
-    answers: VecDeque<(Instant, Duration)>,
     /// The limit after the last cut, and when that was (additive increase, multiplicative decrease).
     cut: Option<(usize, Instant)>,
 }
 
 impl Window {
     pub(super) fn new(rate: usize) -> Self {
-        Self { rate: rate.max(1), in_flight: 0, holds: BinaryHeap::new(), answers: VecDeque::new(), cut: None }
+        Self { rate: rate.max(1), in_flight: 0, holds: BinaryHeap::new(), cut: None }
     }
 
     /// How many slots there are now.
@@ -73,14 +67,9 @@ impl Window {
         Err(freed.into_iter().chain(recovered).min())
     }
 
-    /// The answer to a request sent at `sent` began to arrive.
-    pub(super) fn answered(&mut self, sent: Instant, now: Instant) {
-        self.answers.push_back((now, now.saturating_duration_since(sent)));
-        while self.answers.len() > 4 * self.rate || self.answers.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > MEMORY)
-        {
-            self.answers.pop_front();
-        }
-        self.free_at(now + SECOND + GRAIN - self.credit());
+    /// The answer to a request began to arrive.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.free_at(now + SECOND + GRAIN);
     }
 
     /// A request was given up without an answer: it may have arrived, or arrive yet.
@@ -91,16 +80,6 @@ impl Window {
     fn free_at(&mut self, end: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.holds.push(Reverse(end));
-    }
-
-    /// How much a hold is shortened. Nothing until two rounds of slots were answered lately: the first round pays for new connections, so
-    /// its times say too much.
-    fn credit(&self) -> Duration {
-        if self.answers.len() < 2 * self.rate {
-            return Duration::ZERO;
-        }
-        let shortest = self.answers.iter().map(|(_, took)| *took).min().unwrap_or_default();
-        (shortest * 4 / 5).min(MAX_CREDIT)
     }
 
     /// The endpoint says that it saw too many: others use the same account. Cuts the limit by half, once a second at most, as one overrun

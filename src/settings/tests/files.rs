@@ -27,11 +27,7 @@ fn a_good_configuration_has_nothing_to_say() {
     let etc = Etc::new();
     etc.write("ca.pub", &format!("# the CA\n\n{KEY}"), 0o644);
     etc.write("revoked", "", 0o644);
-    etc.write(
-        "operators/bob",
-        &format!("# laptop\nfrom=\"10.0.0.0/8\",no-pty {KEY}restrict,command=\"echo a b\" {KEY}cert-authority {KEY}"),
-        0o600,
-    );
+    etc.write("operators/bob", &format!("# laptop\nfrom=\"10.0.0.0/8\",no-pty {KEY}restrict,pty {KEY}cert-authority {KEY}"), 0o600);
     let operators = "trusted_user_ca = \"DIR/ca.pub\"\nrevoked_keys = \"DIR/revoked\"";
     let text = etc.good(operators, SECRETS, "[audit]\npath = \"DIR/state/audit.log\"");
     for purpose in [Purpose::Serve, Purpose::Check] {
