@@ -38,7 +38,7 @@ pub fn api_answer(data: &[u8]) {
             assert!((1..=256).contains(&lease.login.len()) && !lease.login.chars().any(|c| c.is_control() || c.is_whitespace()));
             assert!(lease.operating_system.is_none_or(|text| text.len() <= 4 * 128 && !text.chars().any(char::is_control)));
         }
-        Err(problem) => assert!(matches!(problem.cause, Cause::Unfit(_)) && !format!("{problem:?}").contains(SECRET)),
+        Err(problem) => assert!(matches!(problem.cause, Cause::Unfit(_)) && !format!("{:?}", problem.cause).contains(SECRET)),
     }
     for asked in [None, Some(&target.fleet)] {
         let fleets = answer::fleets_of(reply().ok().unwrap(), &target.instance, asked);
