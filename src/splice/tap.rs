@@ -8,6 +8,8 @@ use crate::transport::{TransportError, msg};
 
 /// Channels, open or being opened, that one session may have. OpenSSH's client and server each stop long before.
 const MAX_CHANNELS: usize = 10_000;
+/// Bytes of a host name (at most 253) or a socket's path (at most 108) that a channel keeps: the table holds one for each.
+const MAX_DESTINATION: usize = 256;
 
 /// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
 #[derive(Default)]
@@ -231,7 +233,9 @@ impl Tap {
     /// Whether the tables keep to their bounds.
     #[cfg(any(fuzzing, test))]
     pub(super) fn is_bounded(&self) -> bool {
-        self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
+        let mut channels = self.channels.values().chain(self.offered.values());
+        let are_small = channels.all(|channel| channel.kind.len() + channel.what.as_ref().map_or(0, |what| what.as_str().len()) <= 1024);
+        are_small && self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
     }
 
     /// The session has ended: so have the channels that were still open.
@@ -254,10 +258,12 @@ fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
     match kind {
         b"direct-tcpip" | b"forwarded-tcpip" => {
             let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
-            let host = String::from_utf8_lossy(host.get(..256).unwrap_or(host));
+            let host = String::from_utf8_lossy(host.get(..MAX_DESTINATION).unwrap_or(host));
             Some(Text::new(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.as_bytes()))
         }
-        b"direct-streamlocal@openssh.com" | b"forwarded-streamlocal@openssh.com" => reader.string().ok().map(Text::new),
+        b"direct-streamlocal@openssh.com" | b"forwarded-streamlocal@openssh.com" => {
+            reader.string().ok().map(|path| Text::new(path.get(..MAX_DESTINATION).unwrap_or(path)))
+        }
         _ => None,
     }
 }
@@ -365,6 +371,15 @@ mod tests {
         assert!(lines[2].contains(r#""what":"10.0.0.5:5432","by":"broker""#), "{}", lines[2]);
         assert!(lines[3].starts_with(r#"{"event":"channel.closed","channel":2"#), "{}", lines[3]);
         assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn a_path_longer_than_any_socket_has_is_not_kept() {
+        let mut tap = Tap::default();
+        let mut path = Vec::new();
+        put_string(&mut path, &[0xff; 100_000]);
+        tap.observe(Direction::Up, &open("direct-streamlocal@openssh.com", 0, &path), None).unwrap();
+        assert!(tap.is_bounded());
     }
 
     #[test]
