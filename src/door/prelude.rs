@@ -13,7 +13,7 @@ const MAX_LINE: usize = 255;
 /// behind gets the client's line as if nothing had happened, and its own line is not sent again.
 pub(super) struct Prelude<S> {
     stream: S,
-    /// The client's line, until it is read.
+    /// What was read to find the client's line, until it is read again.
     replay: Vec<u8>,
     replayed: usize,
     /// Bytes of the library's own version line that are still to be swallowed.
@@ -25,17 +25,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Prelude<S> {
     pub(super) async fn exchange(mut stream: S) -> io::Result<(String, Self)> {
         let ours = format!("{VERSION}\r\n");
         stream.write_all(ours.as_bytes()).await?;
-        let mut line = Vec::with_capacity(64);
-        // Byte by byte, so that nothing behind the line is taken; the line is one segment and short.
-        while line.last() != Some(&b'\n') {
-            if line.len() == MAX_LINE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's version line is too long"));
+        // What came behind the line is replayed with it.
+        let mut replay = Vec::with_capacity(MAX_LINE);
+        let end = loop {
+            match replay.iter().position(|byte| *byte == b'\n') {
+                Some(end) => break end,
+                None if replay.len() >= MAX_LINE => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's version line is too long"));
+                }
+                None if (&mut stream).take((MAX_LINE - replay.len()) as u64).read_buf(&mut replay).await? == 0 => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                None => {}
             }
-            line.push(stream.read_u8().await?);
-        }
-        let text = std::str::from_utf8(&line).ok().map(str::trim_end).filter(|text| text.starts_with("SSH-2.0-"));
+        };
+        let line = replay.get(..end).unwrap_or_default();
+        let text = std::str::from_utf8(line).ok().map(str::trim_end).filter(|text| text.starts_with("SSH-2.0-"));
         let version = text.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the client does not speak SSH 2"))?.to_owned();
-        Ok((version, Self { stream, replay: line, replayed: 0, swallow: ours.len() }))
+        Ok((version, Self { stream, replay, replayed: 0, swallow: ours.len() }))
     }
 }
 
