@@ -304,6 +304,21 @@ impl Lab {
         self.sshds.insert(position, start_sshd(self.dir.path(), spec, self.ssh_port));
     }
 
+    /// Ends an instance and starts it with the same keys at another address, which the cloud then names.
+    pub fn move_to(&mut self, position: usize, instance: &'static str, address: &str) {
+        drop(self.sshds.remove(position));
+        let config = self.path(&format!("{instance}.config"));
+        let lines = fs::read_to_string(&config).unwrap();
+        let moved = lines.lines().map(|line| match line.starts_with("ListenAddress ") {
+            true => format!("ListenAddress {address}:{}\n", self.ssh_port),
+            false => format!("{line}\n"),
+        });
+        fs::write(&config, moved.collect::<String>()).unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        self.sshds.insert(position, run_sshd(self.dir.path(), instance, SocketAddr::new(address, self.ssh_port)));
+        self.endpoint.change(|inventory| inventory.instance_mut(instance).unwrap().address = address);
+    }
+
     /// Gives an instance another login key, at the instance and in the cloud.
     pub fn rotate(&self, instance: &'static str) {
         let login = self.path(&format!("{instance}.login"));
@@ -365,10 +380,16 @@ fn start_sshd(dir: &Path, spec: &Sshd, port: u16) -> Process {
         lines.push(line);
     }
     fs::write(at("config"), lines.join("\n") + "\n").unwrap();
+    run_sshd(dir, name, SocketAddr::new(spec.address.parse().unwrap(), port))
+}
+
+/// Runs the sshd whose configuration is written, and waits until it listens there.
+fn run_sshd(dir: &Path, name: &str, address: SocketAddr) -> Process {
+    let at = |suffix: &str| dir.join(format!("{name}.{suffix}"));
     fs::create_dir_all("/run/sshd").unwrap();
     let child = Command::new("/usr/sbin/sshd").arg("-D").arg("-f").arg(at("config")).arg("-E").arg(at("log")).spawn().unwrap();
     let process = Process(child);
-    wait_for(SocketAddr::new(spec.address.parse().unwrap(), port), || fs::read_to_string(at("log")).unwrap_or_default());
+    wait_for(address, || fs::read_to_string(at("log")).unwrap_or_default());
     process
 }
 
