@@ -3,6 +3,7 @@
 
 mod capability;
 mod failure;
+mod glob;
 mod lease;
 mod operator;
 mod policy;
@@ -11,9 +12,10 @@ mod target;
 
 pub use capability::{Capabilities, Capability};
 pub use failure::{Code, Failure, Reference};
+pub use glob::{Glob, wildcard_matches};
 pub use lease::Lease;
 pub use operator::{Operator, OperatorName, Restrictions};
-pub use policy::{Glob, Grant, GrantRule, OperatorPattern, Policy, TargetPattern};
+pub use policy::{Grant, GrantRule, OperatorPattern, Policy, TargetPattern};
 pub use secret::Secret;
 pub use target::{FleetAliases, FleetId, InstanceId, Target, TargetName};
 

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::access::Invalid;
+use crate::access::{Invalid, wildcard_matches};
 
 /// Where a key may be used from: `from=` of authorized_keys, `source-address` of a certificate.
 ///
@@ -77,30 +77,6 @@ fn not_an_address(item: &str) -> Invalid {
     Invalid(format!(
         "{shown:?} is not an address: it must be an IP address, a network (192.0.2.0/24) or a wildcard over an address (192.0.2.*); host names are not looked up"
     ))
-}
-
-/// `*` any run, `?` one byte. Goes back only to the last `*`, so it is at most quadratic.
-fn wildcard_matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while let Some(byte) = text.get(t) {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(b'?') => (p, t) = (p + 1, t + 1),
-            Some(literal) if literal == byte => (p, t) = (p + 1, t + 1),
-            _ => match star {
-                Some((star_p, star_t)) => {
-                    (p, t) = (star_p + 1, star_t + 1);
-                    star = Some((star_p, star_t + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern.get(p..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
 }
 
 #[cfg(test)]
