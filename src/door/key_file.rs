@@ -98,6 +98,16 @@ impl KeySet {
     }
 }
 
+/// Why a line of `trusted_user_ca` does not count.
+pub fn check_authority(line: &str) -> Result<(), String> {
+    parse_key(line).map(drop)
+}
+
+/// Why a line of `revoked_keys` does not count.
+pub fn check_revoked(line: &str) -> Result<(), String> {
+    parse_any_key(line).map(drop)
+}
+
 /// Any public key, also of a type that proves nobody here, or the key that a certificate certifies.
 fn parse_any_key(line: &str) -> Result<KeyData, String> {
     if line.split([' ', '\t']).next().is_some_and(|kind| kind.contains("-cert-v01@openssh.com")) {

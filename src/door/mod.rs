@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
 pub use door::{Door, DoorError};
-pub use key_file::KeyFileError;
+pub use key_file::{KeyFileError, check_authority, check_revoked};
 
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;

@@ -10,7 +10,7 @@ use super::owners::Owners;
 use super::report::Report;
 use super::value::MIB;
 use crate::access::OperatorName;
-use crate::door::{AuthorizedKeys, LineProblem};
+use crate::door::{AuthorizedKeys, LineProblem, check_authority, check_revoked};
 use crate::keys;
 
 /// Bytes of a file of public keys that are read at most.
@@ -55,11 +55,11 @@ impl FileCheck {
             FileKind::AuthorizedKeysDir { required, alone } => {
                 return self.authorized_keys_dir(*required, *alone, purpose, owners, report);
             }
-            FileKind::TrustedKeys => self.public_keys(is_key, owners, report).and_then(|keys| match keys {
+            FileKind::TrustedKeys => self.public_keys(check_authority, owners, report).and_then(|keys| match keys {
                 0 => Err(format!("{} holds no public key: write the CA's, as in its .pub file", self.path.display())),
                 _ => Ok(()),
             }),
-            FileKind::RevokedKeys => self.public_keys(is_key_or_certificate, owners, report).map(|_| ()),
+            FileKind::RevokedKeys => self.public_keys(check_revoked, owners, report).map(|_| ()),
             FileKind::Secret { by_systemd } => secret_file(&self.path, *by_systemd, owners),
             FileKind::OnlyUnderSystemd => {
                 let text = "CREDENTIALS_DIRECTORY is not set: only systemd sets it, for a unit with LoadCredential=";
@@ -124,7 +124,7 @@ impl FileCheck {
     }
 
     /// Counts the lines of a file that are neither comments nor blank; each must be a key.
-    fn public_keys(&self, is_key: fn(&str) -> ssh_key::Result<()>, owners: &Owners, report: &mut Report) -> Result<usize, String> {
+    fn public_keys(&self, check: fn(&str) -> Result<(), String>, owners: &Owners, report: &mut Report) -> Result<usize, String> {
         trusted_file(&self.path, owners)?;
         let shown = self.path.display();
         let text = read(&self.path)?;
@@ -134,9 +134,9 @@ impl FileCheck {
         let mut keys = 0;
         for (number, line) in key_lines(&text) {
             keys += 1;
-            if let Err(error) = is_key(line) {
+            if let Err(error) = check(line) {
                 let right = "write one OpenSSH public key a line, such as \"ssh-ed25519 AAAA… comment\"";
-                report.error(&self.key, format!("{shown}:{number}: not a public key ({error}): {right}"));
+                report.error(&self.key, format!("{shown}:{number}: {error}: {right}"));
             }
         }
         Ok(keys)
@@ -173,15 +173,6 @@ fn authorized_keys_problems(text: &str) -> Vec<(usize, String)> {
 /// Every line that is neither blank nor a comment, with its number (from 1).
 fn key_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-}
-
-fn is_key(line: &str) -> ssh_key::Result<()> {
-    ssh_key::PublicKey::from_openssh(line).map(|_| ())
-}
-
-/// A certificate among revoked keys stands for the key that it certifies.
-fn is_key_or_certificate(line: &str) -> ssh_key::Result<()> {
-    is_key(line).or_else(|error| ssh_key::Certificate::from_openssh(line).map(|_| ()).map_err(|_| error))
 }
 
 fn regular(path: &Path) -> Result<Metadata, String> {
