@@ -59,10 +59,6 @@ impl Asker {
     pub fn place(&self) -> Arc<QueuePlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
 }
 
 /// Where an instance is, and its lease when finding it gave one.
@@ -141,7 +137,7 @@ pub trait Upstream: Send + Sync + 'static {
         grant: &Grant,
         lease: &Lease,
         deadline: Instant,
-        trail: &Trail,
+        trail: &dyn Witness,
     ) -> impl Future<Output = Result<Connected<Self::Leg>, Unreached>> + Send;
 }
 
@@ -151,8 +147,6 @@ pub trait Witness: Send + Sync {
     fn host_key_pinned(&self, target: &Target, fingerprint: &str);
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str);
 }
-
-pub type Trail = dyn Witness;
 
 /// What the operator's session stands on.
 pub struct Opened<L> {
@@ -188,7 +182,13 @@ impl<U: Upstream> Broker<U> {
     }
 
     /// Opens the upstream leg for one operator on one target. The caller bounds it by `asker.deadline`.
-    pub async fn open(&self, operator: &Operator, name: &TargetName, asker: &Asker, trail: &Trail) -> Result<Opened<U::Leg>, NotOpened> {
+    pub async fn open(
+        &self,
+        operator: &Operator,
+        name: &TargetName,
+        asker: &Asker,
+        trail: &dyn Witness,
+    ) -> Result<Opened<U::Leg>, NotOpened> {
         let policy = self.policy();
         let started = Instant::now();
         let target = self.resolve(&policy, operator, name, asker).await?;

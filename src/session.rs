@@ -60,10 +60,6 @@ impl SessionRunner {
         Arc::new(Self { broker, audit, certificates, config })
     }
 
-    pub fn broker(&self) -> &Broker<Dialer> {
-        &self.broker
-    }
-
     async fn run_session(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());

@@ -15,7 +15,7 @@ use ssh_key::HashAlg;
 use tokio::net::TcpStream;
 
 use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
-use crate::broker::{Connected, Phases, Trail, Unreached, Upstream};
+use crate::broker::{Connected, Phases, Unreached, Upstream, Witness};
 use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
 use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
@@ -67,10 +67,6 @@ impl Dialer {
         Ok(Self { config, pins })
     }
 
-    pub fn pins(&self) -> &Pins {
-        &self.pins
-    }
-
     async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
         let unreachable = |text: String| Failure::new(Code::InstanceUnreachable, text);
         if !networks::may_dial(lease.address, &self.config.allowed_networks) {
@@ -105,7 +101,7 @@ impl Dialer {
     }
 
     /// Trust in the host key is settled before the first byte of authentication.
-    async fn trust(&self, target: &Target, key: &HostKey, trail: &Trail) -> Result<(), Unreached> {
+    async fn trust(&self, target: &Target, key: &HostKey, trail: &dyn Witness) -> Result<(), Unreached> {
         let instance = &target.instance;
         let offered = key.fingerprint();
         let mut verdict = self.pins.check(instance, &key.key);
@@ -142,7 +138,7 @@ impl Dialer {
         stream: QuickAck,
         grant: &Grant,
         lease: &Lease,
-        trail: &Trail,
+        trail: &dyn Witness,
     ) -> Result<(Connection<QuickAck>, Duration, Duration), Unreached> {
         let broken = |error: TransportError| {
             let text = match &error {
@@ -207,7 +203,13 @@ fn fresh(failure: Failure) -> Unreached {
 impl Upstream for Dialer {
     type Leg = Connection<QuickAck>;
 
-    async fn connect(&self, grant: &Grant, lease: &Lease, deadline: Instant, trail: &Trail) -> Result<Connected<Self::Leg>, Unreached> {
+    async fn connect(
+        &self,
+        grant: &Grant,
+        lease: &Lease,
+        deadline: Instant,
+        trail: &dyn Witness,
+    ) -> Result<Connected<Self::Leg>, Unreached> {
         let started = Instant::now();
         let stream = self.dial(grant.target(), lease, deadline).await?;
         let connect = started.elapsed();

@@ -1,8 +1,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use serde::Serialize;
@@ -37,8 +35,6 @@ struct Line<'a> {
 #[derive(Clone)]
 pub struct Audit {
     lines: PollSender<(Subject, Event)>,
-    healthy: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
 }
 
 impl Audit {
@@ -62,13 +58,8 @@ impl Audit {
     /// The same with the caller's own sink.
     pub fn with_sink(sink: Box<dyn Write + Send>, queue: usize) -> (Self, std::thread::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(queue.max(1));
-        let healthy = Arc::new(AtomicBool::new(true));
-        let written = Arc::new(AtomicU64::new(0));
-        let thread = std::thread::spawn({
-            let (healthy, written) = (healthy.clone(), written.clone());
-            move || write_lines(sink, receiver, &healthy, &written)
-        });
-        (Self { lines: PollSender::new(sender), healthy, written }, thread)
+        let thread = std::thread::spawn(move || write_lines(sink, receiver));
+        (Self { lines: PollSender::new(sender) }, thread)
     }
 
     /// Waits for room in the queue.
@@ -94,19 +85,9 @@ impl Audit {
     pub fn send_reserved(&mut self, subject: &Subject, event: Event) -> Result<(), AuditError> {
         self.lines.send_item((subject.clone(), event)).map_err(|_| AuditError::Stopped)
     }
-
-    /// Whether the last write to the sink worked.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
-    }
-
-    /// Events that reached the sink.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
 }
 
-fn write_lines(sink: Box<dyn Write + Send>, mut lines: mpsc::Receiver<(Subject, Event)>, healthy: &AtomicBool, written: &AtomicU64) {
+fn write_lines(sink: Box<dyn Write + Send>, mut lines: mpsc::Receiver<(Subject, Event)>) {
     let mut sink = BufWriter::new(sink);
     let mut seq = 0;
     while let Some((subject, event)) = lines.blocking_recv() {
@@ -123,12 +104,8 @@ fn write_lines(sink: Box<dyn Write + Send>, mut lines: mpsc::Receiver<(Subject, 
         if lines.is_empty() {
             result = result.and_then(|()| sink.flush());
         }
-        healthy.store(result.is_ok(), Ordering::Relaxed);
-        match result {
-            Ok(()) => {
-                written.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => tracing::error!(%error, "failed to write to the audit sink"),
+        if let Err(error) = result {
+            tracing::error!(%error, "failed to write to the audit sink");
         }
     }
     if let Err(error) = sink.flush() {

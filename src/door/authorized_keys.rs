@@ -47,10 +47,6 @@ impl AuthorizedKeys {
         (keys, problems)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Whether some line trusts an authority, so that a certificate could prove this operator.
     pub(super) fn trusts_an_authority(&self) -> bool {
         self.entries.iter().any(|entry| entry.options.cert_authority)

@@ -1,5 +1,4 @@
 use std::borrow::Cow;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -290,11 +289,5 @@ fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [ciphe
         keepalive_interval: None,
         keepalive_max: 0,
         nodelay: true,
-    }
-}
-
-impl From<DoorError> for io::Error {
-    fn from(error: DoorError) -> Self {
-        Self::other(error)
     }
 }

@@ -1,4 +1,4 @@
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -206,7 +206,7 @@ where
     }
 
     fn poll_tick(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Result<(), End> {
-        while tick.as_mut().poll_elapsed(cx) {
+        while tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             self.clocks.0.look(&mut self.downstream.leg, now, self.limits).map_err(End::Operator)?;
             self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
@@ -218,16 +218,6 @@ where
             tick.as_mut().reset(now + if moves { TICK } else { IDLE_TICK });
         }
         Ok(())
-    }
-}
-
-trait PollElapsed {
-    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool;
-}
-
-impl PollElapsed for Pin<&mut Sleep> {
-    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool {
-        std::future::Future::poll(self, cx).is_ready()
     }
 }
 
