@@ -1,5 +1,6 @@
 //! One operator on one target: the downstream leg and the opening of the upstream leg side by side, then the splice.
 
+mod live;
 mod opening;
 
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::quick_ack::QuickAck;
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
+
+pub use live::{Live, Running};
 
 /// Signs the certificates that downstream legs present: for exactly the names given.
 pub trait HostCertificates: Send + Sync + 'static {
@@ -53,40 +56,47 @@ pub struct SessionRunner {
     audit: Audit,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
+    live: Arc<Live>,
 }
 
 impl SessionRunner {
     pub fn new(broker: Broker<Dialer>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
-        Arc::new(Self { broker, audit, certificates, config })
+        Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
+    }
+
+    /// The sessions that run now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.clone()
     }
 
     async fn run_session(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());
-        let started = Instant::now();
+        let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
         let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
-        self.splice(downstream, upstream, grant, subject, started).await;
+        let running = Arc::new(Running::new(subject, grant, typed, started));
+        self.splice(downstream, upstream, running).await;
     }
 
     async fn splice(
         &self,
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
         upstream: Connection<QuickAck>,
-        grant: crate::access::Grant,
-        subject: Subject,
-        started: Instant,
+        running: Arc<Running>,
     ) {
-        let splice = Splice::new(downstream, upstream, Gate::new(grant), self.audit.clone(), subject.clone(), self.config.splice);
-        let ended = splice.run().await;
+        let _entry = self.live.enter(running.clone());
+        let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
+        let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
+        let ended = splice.with_orders(running.orders()).run().await;
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
             reason: Text::new(ended.reason.as_bytes()),
             bytes_down: ended.bytes_down,
             bytes_up: ended.bytes_up,
-            duration_s: started.elapsed().as_secs_f64(),
+            duration_s: running.since.elapsed().as_secs_f64(),
         };
-        if let Err(error) = self.audit.record(&subject, closed).await {
+        if let Err(error) = self.audit.record(subject, closed).await {
             tracing::error!(%error, "the end of a session could not be written to the audit");
         }
     }

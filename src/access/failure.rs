@@ -16,6 +16,12 @@ pub enum Code {
     InstanceLogin,
     BrokerBusy,
     BrokerDraining,
+    /// A running session's grant is over: its hours, its length, or a changed policy.
+    SessionExpired,
+    /// An administrator ended a running session.
+    SessionEnded,
+    /// A session that must be recorded cannot be.
+    RecordingFailed,
 }
 
 impl Code {
@@ -32,6 +38,9 @@ impl Code {
             Self::InstanceLogin => "instance-login",
             Self::BrokerBusy => "broker-busy",
             Self::BrokerDraining => "broker-draining",
+            Self::SessionExpired => "session-expired",
+            Self::SessionEnded => "session-ended",
+            Self::RecordingFailed => "recording-failed",
         }
     }
 }

@@ -10,10 +10,12 @@
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gate;
+mod orders;
 mod pump;
 mod tap;
 
 pub use gate::{Gate, Verdict};
+pub use orders::{Farewell, Orders};
 pub use pump::{Ended, Limits, Splice};
 pub use tap::Tap;
 

@@ -8,6 +8,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Direction;
 use super::gate::{Gate, Verdict};
+use super::orders::{Farewell, Orders};
 use super::tap::Tap;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
@@ -76,6 +77,7 @@ enum End {
     Operator(TransportError),
     Instance(TransportError),
     Audit(AuditError),
+    Broker(Farewell),
 }
 
 type Blame = fn(TransportError) -> End;
@@ -88,6 +90,7 @@ pub struct Splice<D, U> {
     upstream: Connection<U>,
     gate: Gate,
     tap: Tap,
+    orders: Orders,
     audit: Audit,
     subject: Subject,
     limits: Limits,
@@ -102,7 +105,25 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
-        Self { downstream, upstream, gate, tap: Tap::default(), audit, subject, limits, clocks: Default::default(), moved: true }
+        Self {
+            downstream,
+            upstream,
+            gate,
+            tap: Tap::default(),
+            orders: Orders::default(),
+            audit,
+            subject,
+            limits,
+            clocks: Default::default(),
+            moved: true,
+        }
+    }
+
+    /// The session can then be ended through these.
+    #[must_use]
+    pub fn with_orders(mut self, orders: Orders) -> Self {
+        self.orders = orders;
+        self
     }
 
     /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].
@@ -134,6 +155,10 @@ where
                 let said = (msg::reason::BY_APPLICATION, text);
                 (Some(said.clone()), Some(said), format!("audit: {error}"))
             }
+            End::Broker(Farewell { sentence, reason }) => {
+                let to_instance = (msg::reason::BY_APPLICATION, "ended by the broker".to_owned());
+                (Some((msg::reason::BY_APPLICATION, sentence.clone())), Some(to_instance), reason.clone())
+            }
         };
         for (leg, said) in [(&mut self.downstream.leg, to_operator), (&mut self.upstream.leg, to_instance)] {
             if let Some((code, text)) = said
@@ -157,6 +182,9 @@ where
 
     /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
+        if let Poll::Ready(farewell) = self.orders.poll(cx) {
+            return Err(End::Broker(farewell));
+        }
         let Self { downstream, upstream, gate, tap, .. } = self;
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
@@ -332,5 +360,27 @@ mod tests {
         assert!(started.elapsed() < TICK, "{:?}", started.elapsed());
         drop(operator);
         splice.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_order_ends_an_idle_session_and_both_sides_are_told() {
+        let (mut operator, downstream) = leg().await;
+        let (upstream, mut instance) = leg().await;
+        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+        let orders = Orders::default();
+        let splice = Splice::new(downstream, upstream, Gate::new(grant(&[])), audit, Subject::default(), Limits::default());
+        let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
+        tokio::task::yield_now().await;
+        for sentence in ["ssh-broker: ins-a: over", "too late"] {
+            orders.end(Farewell { sentence: sentence.to_owned(), reason: "hours".to_owned() });
+        }
+        let heard = |error| match error {
+            TransportError::Disconnected { code: msg::reason::BY_APPLICATION, text } => text,
+            other => panic!("{other}"),
+        };
+        assert_eq!(heard(operator.next().await.unwrap_err()), "ssh-broker: ins-a: over");
+        assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
+        drop((operator, instance));
+        assert_eq!(splice.await.unwrap().reason, "hours");
     }
 }

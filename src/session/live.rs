@@ -1,0 +1,73 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::access::{Failure, Grant, Reference};
+use crate::audit::Subject;
+use crate::splice::{Farewell, Orders};
+
+/// The sessions that run now, in the order in which they began.
+#[derive(Default)]
+pub struct Live {
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    next: u64,
+    running: BTreeMap<u64, Arc<Running>>,
+}
+
+/// One of them.
+pub struct Running {
+    pub subject: Subject,
+    pub grant: Grant,
+    /// The target as the operator typed it.
+    pub typed: String,
+    pub since: Instant,
+    orders: Orders,
+}
+
+impl Running {
+    pub fn new(subject: Subject, grant: Grant, typed: String, since: Instant) -> Self {
+        Self { subject, grant, typed, since, orders: Orders::default() }
+    }
+
+    pub(super) fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Ends it; the operator reads the failure's sentence.
+    pub fn end(&self, failure: &Failure) {
+        let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let sentence = failure.sentence(&self.typed, reference);
+        self.orders.end(Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) });
+    }
+}
+
+impl Live {
+    pub fn list(&self) -> Vec<Arc<Running>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).running.values().cloned().collect()
+    }
+
+    /// Counts a session among those that run until the answer is dropped.
+    pub(super) fn enter(self: &Arc<Self>, running: Arc<Running>) -> Entry {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = sessions.next;
+        sessions.next += 1;
+        sessions.running.insert(number, running);
+        Entry { live: self.clone(), number }
+    }
+}
+
+/// A place among the sessions that run.
+pub(super) struct Entry {
+    live: Arc<Live>,
+    number: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.live.sessions.lock().unwrap_or_else(PoisonError::into_inner).running.remove(&self.number);
+    }
+}
