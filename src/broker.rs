@@ -2,7 +2,7 @@
 //!
 //! It owns the traits it needs: [`Cloud`] is what the GSE client does, [`Leases`] the cache before it, [`Upstream`] the way to an instance.
 //!
-//! **Order of work**: resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
+//! **Order of work**: keep the start in the audit → resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
 //! name that policy denies in every fleet.
 
 use std::future::Future;
@@ -143,6 +143,8 @@ pub trait Upstream: Send + Sync + 'static {
 
 /// What an opening learns on its way, for the audit: each step is told when it happens.
 pub trait Witness: Send + Sync {
+    /// The opening begins. Until this has been kept for good nothing is asked of the cloud and no lease is used.
+    fn started<'a>(&'a self, name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>>;
     fn leased(&self, lease: &Lease, cached: bool);
     fn host_key_pinned(&self, target: &Target, fingerprint: &str);
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str);
@@ -162,6 +164,13 @@ pub struct NotOpened {
     pub target: Option<Target>,
     /// Whether policy denied, as against something that broke.
     pub denied: bool,
+}
+
+impl From<Failure> for NotOpened {
+    /// Something broke before the target was known.
+    fn from(failure: Failure) -> Self {
+        Self { failure, target: None, denied: false }
+    }
 }
 
 pub struct Broker<U> {
@@ -190,6 +199,10 @@ impl<U: Upstream> Broker<U> {
         trail: &dyn Witness,
     ) -> Result<Opened<U::Leg>, NotOpened> {
         let policy = self.policy();
+        if !policy.could_reach(operator, name) {
+            return Err(NotOpened { failure: Failure::target_refused(), target: None, denied: true });
+        }
+        trail.started(name).await?;
         let started = Instant::now();
         let target = self.resolve(&policy, operator, name, asker).await?;
         let resolve = started.elapsed();
@@ -220,17 +233,12 @@ impl<U: Upstream> Broker<U> {
     }
 
     async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
-        let denied = || NotOpened { failure: Failure::target_refused(), target: None, denied: true };
-        if !policy.could_reach(operator, name) {
-            return Err(denied());
-        }
         let target_in = |fleet: &FleetId| Target { fleet: fleet.clone(), instance: name.instance.clone() };
         if let Some(fleet) = &name.fleet {
             return Ok(target_in(fleet));
         }
         let candidates: Vec<FleetId> =
             self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet)).is_some()).cloned().collect();
-        let failed = |failure| NotOpened { failure, target: None, denied: false };
-        self.leases.locate(&name.instance, &candidates, asker).await.map_err(failed)
+        Ok(self.leases.locate(&name.instance, &candidates, asker).await?)
     }
 }

@@ -7,20 +7,27 @@ use russh::{Channel, ChannelOpenFailure};
 use ssh_key::Certificate;
 
 use super::admission::StartupPermit;
-use super::door::Shared;
+use super::door::{SessionPermits, Shared};
 use super::key_rules::acceptable_signature;
+use super::tally::{Tally, TallyPermit};
 use super::{ByteStream, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
-use crate::audit::{Event, Subject};
+use crate::audit::{AuditError, Event, Subject};
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
+
+/// Sentences that one connection is being told at once. Each costs a stream and some seconds; what is opened beyond is merely rejected.
+const REFUSALS: usize = 16;
+const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     pub(super) claimed: Option<String>,
     pub(super) reason: Option<String>,
+    /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
+    pub(super) owed: Option<(Subject, Event)>,
 }
 
 /// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
@@ -34,7 +41,14 @@ pub(super) struct Connection {
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<super::tally::Tally<()>>,
+    pub(super) sessions: Arc<Tally<()>>,
+    pub(super) refusals: Arc<Tally<()>>,
+}
+
+/// The slots that a session, or the sentence that there is none, stands on until its end.
+enum Slots {
+    Session(#[expect(dead_code, reason = "held for its drop")] SessionPermits),
+    Refusal(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>),
 }
 
 impl Connection {
@@ -61,6 +75,16 @@ impl Connection {
         Auth::reject()
     }
 
+    /// Writes what the audit had no room for.
+    fn settle(&self) -> Result<(), AuditError> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((subject, event)) = &attempts.owed {
+            self.shared.audit.try_record(subject, event.clone())?;
+            attempts.owed = None;
+        }
+        Ok(())
+    }
+
     fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
         match proof {
             Ok(operator) => {
@@ -71,16 +95,37 @@ impl Connection {
         }
     }
 
-    fn jump(&self, operator: Operator, host: &str, stream: Box<dyn ByteStream>) -> (Jump, Option<super::door::SessionPermits>) {
-        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
-        let permits = self.shared.session_permits(&operator.name, &self.sessions);
-        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.aliases), permits) {
-            (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
-            (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
-            (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
-            (_, Ok(name), Ok(permits)) => (Ok(name), Some(permits)),
+    /// What a jump to this name becomes. `None` when it is not even told why not.
+    fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
+        let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
+        if let Err(error) = self.settle() {
+            return refused(Failure::new(Code::BrokerBusy, UNAUDITED).because(error));
+        }
+        if self.shared.is_draining() {
+            return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
+        }
+        let name = match TargetName::parse(host, &self.shared.aliases) {
+            Ok(name) => name,
+            Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
         };
-        (Jump { operator, client_version: self.client_version.clone(), typed, name, stream }, permits)
+        match self.shared.session_permits(&operator.name, &self.sessions) {
+            Ok(permits) => Some((Ok(name), Slots::Session(permits))),
+            Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
+        }
+    }
+
+    /// An open that gets no sentence is in the audit all the same; one that the audit has no room for ends the connection.
+    fn note_rejected(&self, operator: &Operator, typed: &str) -> Result<(), russh::Error> {
+        let event = Event::ChannelRefused {
+            kind: "direct-tcpip".into(),
+            what: Some(typed.into()),
+            by: "broker",
+            reason: "more is being refused on this connection than it may ask for at once".into(),
+        };
+        self.shared.audit.try_record(&Subject::operator(operator), event).map_err(|error| {
+            tracing::info!(%error, operator = %operator.name, "a connection was ended: what it asks for cannot be audited");
+            russh::Error::Disconnect
+        })
     }
 }
 
@@ -120,7 +165,8 @@ impl Handler for Connection {
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
         let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        if let Err(error) = self.shared.audit.try_record(&Subject::operator(operator), event) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(operator), event));
+        if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);
         }
@@ -149,12 +195,17 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         }
+        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let Some((name, slots)) = self.judge(&operator, host) else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return self.note_rejected(&operator, &typed);
+        };
         reply.accept().await;
-        let (jump, permits) = self.jump(operator, host, Box::new(channel.into_stream()));
-        let session = self.shared.sessions.run(jump);
+        let stream: Box<dyn ByteStream> = Box::new(channel.into_stream());
+        let session = self.shared.sessions.run(Jump { operator, client_version: self.client_version.clone(), typed, name, stream });
         self.shared.tracker.spawn(async move {
             session.await;
-            drop(permits);
+            drop(slots);
         });
         Ok(())
     }

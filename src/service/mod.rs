@@ -42,7 +42,7 @@ pub enum ServiceError {
 /// Runs the daemon until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServiceError> {
     let keys = Keys::load_or_create(&settings.state_dir)?;
-    let (audit, writer) = Audit::start(&settings.audit)?;
+    let (audit, writer) = Audit::start(&settings.audit, Box::new(|_| {}))?;
     let addresses = settings.door.addresses.clone();
     let service = Service::assemble(Parts { settings, keys, audit }).await?;
     let mut listeners = Vec::new();

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -5,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::{SessionRunner, broken};
 use crate::access::{Code, Failure, Grant, Lease, Reference, Target, TargetName};
-use crate::audit::{Event, Subject, Text};
-use crate::broker::{Asker, NotOpened, Opened, Witness};
+use crate::audit::{Audit, AuditError, Event, Subject, Text};
+use crate::broker::{Asker, BoxFuture, NotOpened, Opened, Witness};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
@@ -17,6 +18,9 @@ const VERSION: &str = "SSH-2.0-ssh-broker";
 const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
 /// For the last words to a client that is being refused, until it closes.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// For the audit to keep the start of a session.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 type Downstream = Connection<Box<dyn ByteStream>>;
 type Upstream = Connection<QuickAck>;
@@ -36,9 +40,11 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                self.tell(&typed, &NotOpened { failure: failure.clone(), target: None, denied: false }).await;
+                let mut owed = Owed::from([self.refusal(&typed, &failure.clone().into())]);
+                self.record_now(&mut owed);
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
+                self.record_rest(owed).await;
                 return None;
             }
         };
@@ -47,30 +53,34 @@ impl Opening<'_> {
 
         let deadline = self.started + self.runner.config.open_deadline;
         let asker = Asker::new(jump.operator.name.clone(), deadline);
-        let trail = Trail { base: Mutex::new(self.subject.clone()), events: Mutex::default() };
+        let trail = Trail {
+            audit: self.runner.audit.clone(),
+            typed: Text::new(typed.as_bytes()),
+            client: Text::new(jump.client_version.as_bytes()),
+            base: Mutex::new(self.subject.clone()),
+            events: Mutex::default(),
+        };
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
             let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
-        if let Err(failure) = self.flush(trail).await {
-            let outcome = NotOpened { failure, target: None, denied: false };
-            self.refuse(downstream, &typed, reference, outcome).await;
-            return None;
-        }
+        let mut owed = trail.events.into_inner().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Err(error) => {
-                // The operator's client left: nobody is there to read anything.
-                let failure = broken("the operator's client left").because(error);
-                self.tell(&typed, &NotOpened { failure, target: None, denied: false }).await;
+                // Nobody is there to read anything.
+                tracing::info!(session = %reference, %error, "the operator's client left before its session stood");
+                let reason = Text::new(error.to_string().as_bytes());
+                owed.push_back((self.subject.clone(), Event::SessionAbandoned { typed: Text::new(typed.as_bytes()), reason }));
+                self.record_rest(owed).await;
                 None
             }
             Ok(Err(refused)) => {
-                self.refuse(downstream, &typed, reference, refused).await;
+                self.refuse(downstream, &typed, reference, refused, owed).await;
                 None
             }
-            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference).await,
+            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference, owed).await,
         }
     }
 
@@ -143,6 +153,7 @@ impl Opening<'_> {
         opened: Opened<Upstream>,
         typed: &str,
         reference: Reference,
+        mut owed: Owed,
     ) -> Option<(Downstream, Upstream, Grant)> {
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_target(grant.target());
@@ -164,32 +175,38 @@ impl Opening<'_> {
             auth_ms: ms(phases.auth),
             total_ms: ms(self.started.elapsed()),
         };
-        if let Err(error) = self.runner.audit.record(self.subject, event).await {
-            let failure = broken("its audit cannot be written").because(error);
-            self.refuse(downstream, typed, reference, NotOpened { failure, target: None, denied: false }).await;
+        owed.push_back((self.subject.clone(), event));
+        if let Err(failure) = self.record_in_time(&mut owed).await {
+            self.refuse(downstream, typed, reference, failure.into(), owed).await;
             return None;
         }
         tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
         if let Err(error) = ServerAuth::succeed(&mut downstream.leg) {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
+            let reason = Text::new(format!("operator: {error}").as_bytes());
+            let closed = Event::SessionClosed { reason, bytes_down: 0, bytes_up: 0, duration_s: self.started.elapsed().as_secs_f64() };
+            self.record_rest(Owed::from([(self.subject.clone(), closed)])).await;
             return None;
         }
         Some((downstream, upstream, grant))
     }
 
-    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.
-    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened) {
-        self.tell(typed, &refused).await;
+    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit
+    /// has room for is there before, the rest behind it: an audit that takes nothing keeps nobody from reading why.
+    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened, mut owed: Owed) {
+        owed.push_back(self.refusal(typed, &refused));
+        self.record_now(&mut owed);
         let sentence = refused.failure.sentence(typed, reference);
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
+        self.record_rest(owed).await;
     }
 
     /// The log gets the chain, the audit the decision.
-    async fn tell(&self, typed: &str, refused: &NotOpened) {
+    fn refusal(&self, typed: &str, refused: &NotOpened) -> (Subject, Event) {
         let mut subject = self.subject.clone();
         if let Some(target) = &refused.target {
             subject.set_target(target);
@@ -203,18 +220,45 @@ impl Opening<'_> {
             true => Event::TargetDenied { typed },
             false => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
         };
-        if let Err(error) = self.runner.audit.record(&subject, event).await {
-            tracing::error!(%error, "a refusal could not be written to the audit");
+        (subject, event)
+    }
+
+    /// As far as there is room.
+    fn record_now(&self, owed: &mut Owed) {
+        while let Some((subject, event)) = owed.front()
+            && self.runner.audit.try_record(subject, event.clone()).is_ok()
+        {
+            owed.pop_front();
         }
     }
 
-    async fn flush(&self, trail: Trail) -> Result<(), Failure> {
-        for (subject, event) in trail.events.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let recorded = self.runner.audit.record(&subject, event).await;
-            recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
-        }
-        Ok(())
+    /// All of it, or why there will be no session.
+    async fn record_in_time(&self, owed: &mut Owed) -> Result<(), Failure> {
+        let recorded = tokio::time::timeout(AUDIT_PATIENCE, async {
+            while let Some((subject, event)) = owed.front() {
+                self.runner.audit.record(subject, event.clone()).await?;
+                owed.pop_front();
+            }
+            Ok(())
+        });
+        recorded.await.unwrap_or(Err(AuditError::Stalled(AUDIT_PATIENCE))).map_err(unaudited)
     }
+
+    /// However long it takes: nobody waits for it but this session's place under the limits.
+    async fn record_rest(&self, owed: Owed) {
+        for (subject, event) in owed {
+            if let Err(error) = self.runner.audit.record(&subject, event).await {
+                tracing::error!(%error, "what became of an opening could not be written to the audit");
+            }
+        }
+    }
+}
+
+/// Events that the audit has not taken yet, in order.
+type Owed = VecDeque<(Subject, Event)>;
+
+fn unaudited(error: AuditError) -> Failure {
+    broken("its audit cannot be written").because(error)
 }
 
 /// From the first byte to the request to be let in.
@@ -249,18 +293,21 @@ fn out_of_time(asker: &Asker) -> NotOpened {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
-    NotOpened { failure, target: None, denied: false }
+    failure.into()
 }
 
 /// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
 struct Trail {
+    audit: Audit,
+    typed: Text,
+    client: Text,
     base: Mutex<Subject>,
-    events: Mutex<Vec<(Subject, Event)>>,
+    events: Mutex<Owed>,
 }
 
 impl Trail {
     fn push(&self, subject: Subject, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((subject, event));
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back((subject, event));
     }
 
     fn subject(&self, target: &Target) -> Subject {
@@ -271,6 +318,17 @@ impl Trail {
 }
 
 impl Witness for Trail {
+    fn started<'a>(&'a self, name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async {
+            let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            subject.target = Some(name.instance.as_str().into());
+            subject.fleet = name.fleet.as_ref().map(|fleet| fleet.as_str().into());
+            let event = Event::SessionStarted { typed: self.typed.clone(), client: self.client.clone() };
+            let kept = self.audit.record_durably(&subject, event, AUDIT_PATIENCE).await;
+            kept.map_err(unaudited)
+        })
+    }
+
     fn leased(&self, lease: &Lease, cached: bool) {
         let mut subject = self.subject(&lease.target);
         subject.login = Some(lease.login.as_str().into());
