@@ -2,11 +2,15 @@
 
 mod live;
 mod opening;
+#[cfg(test)]
+mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
+use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
@@ -69,9 +73,20 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    async fn run_session(self: Arc<Self>, jump: Jump) {
+    /// A panic ends this session, and is told.
+    async fn run_alone(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());
+        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+        if session.catch_unwind().await.is_err() {
+            tracing::error!(session = ?subject.reference, "a session ended in a panic");
+            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
+                tracing::error!(%error, "the crash of a session could not be written to the audit");
+            }
+        }
+    }
+
+    async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
         let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
@@ -107,7 +122,7 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_session(jump))
+        Box::pin(self.0.clone().run_alone(jump))
     }
 }
 
