@@ -107,7 +107,7 @@ pub enum Event {
         reason: Text,
     },
     #[serde(rename = "target.denied")]
-    TargetDenied { typed: Text },
+    TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
     #[serde(rename = "lease.fetched")]
