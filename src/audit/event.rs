@@ -106,6 +106,12 @@ pub enum Event {
         claimed: Text,
         reason: Text,
     },
+    /// Connections from the source's address (an IPv6 /64) are refused from now on.
+    #[serde(rename = "source.penalized")]
+    SourcePenalized { offence: &'static str, refused_s: f64 },
+    /// Something of ours panicked over this connection.
+    #[serde(rename = "connection.crashed")]
+    ConnectionCrashed {},
     #[serde(rename = "target.denied")]
     TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
