@@ -9,9 +9,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::access::{Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+use crate::access::{Denied, Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -162,14 +162,25 @@ pub struct Opened<L> {
 pub struct NotOpened {
     pub failure: Failure,
     pub target: Option<Target>,
-    /// Whether policy denied, as against something that broke.
-    pub denied: bool,
+    /// Why policy denied, as against something that broke.
+    pub denied: Option<Denied>,
+}
+
+impl NotOpened {
+    /// Something broke.
+    pub fn failed(failure: Failure, target: Option<Target>) -> Self {
+        Self { failure, target, denied: None }
+    }
+
+    pub fn denied(denied: Denied, target: Option<Target>) -> Self {
+        Self { failure: Failure::target_refused().because(denied), target, denied: Some(denied) }
+    }
 }
 
 impl From<Failure> for NotOpened {
     /// Something broke before the target was known.
     fn from(failure: Failure) -> Self {
-        Self { failure, target: None, denied: false }
+        Self::failed(failure, None)
     }
 }
 
@@ -199,18 +210,16 @@ impl<U: Upstream> Broker<U> {
         trail: &dyn Witness,
     ) -> Result<Opened<U::Leg>, NotOpened> {
         let policy = self.policy();
-        if !policy.could_reach(operator, name) {
-            return Err(NotOpened { failure: Failure::target_refused(), target: None, denied: true });
-        }
+        policy.could_reach(operator, name, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
         trail.started(name).await?;
         let started = Instant::now();
         let target = self.resolve(&policy, operator, name, asker).await?;
         let resolve = started.elapsed();
 
-        let denied = || NotOpened { failure: Failure::target_refused(), target: Some(target.clone()), denied: true };
-        let grant = policy.decide(operator, &target).ok_or_else(denied)?;
+        let denied = |denied| NotOpened::denied(denied, Some(target.clone()));
+        let grant = policy.decide(operator, &target, SystemTime::now()).map_err(denied)?;
 
-        let failed = |failure| NotOpened { failure, target: Some(target.clone()), denied: false };
+        let failed = |failure| NotOpened::failed(failure, Some(target.clone()));
         let asked = Instant::now();
         let Leased { mut lease, cached } = self.leases.lease(&grant, asker).await.map_err(failed)?;
         trail.leased(&lease, cached);
@@ -233,12 +242,13 @@ impl<U: Upstream> Broker<U> {
     }
 
     async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
+        let now = SystemTime::now();
         let target_in = |fleet: &FleetId| Target { fleet: fleet.clone(), instance: name.instance.clone() };
         if let Some(fleet) = &name.fleet {
             return Ok(target_in(fleet));
         }
         let candidates: Vec<FleetId> =
-            self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet)).is_some()).cloned().collect();
+            self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet), now).is_ok()).cloned().collect();
         Ok(self.leases.locate(&name.instance, &candidates, asker).await?)
     }
 }

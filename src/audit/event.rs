@@ -113,7 +113,7 @@ pub enum Event {
     #[serde(rename = "connection.crashed")]
     ConnectionCrashed {},
     #[serde(rename = "target.denied")]
-    TargetDenied { typed: Text },
+    TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
     /// Kept for good before anything is asked of the cloud for this session, and before a secret is used. Behind it comes one of

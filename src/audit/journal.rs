@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn event() -> Event {
-        Event::TargetDenied { typed: "ins-a".into() }
+        Event::TargetDenied { typed: "ins-a".into(), reason: "no grant matches".into() }
     }
 
     #[test]

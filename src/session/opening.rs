@@ -217,8 +217,8 @@ impl Opening<'_> {
         let typed = Text::new(typed.as_bytes());
         tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
         let event = match refused.denied {
-            true => Event::TargetDenied { typed },
-            false => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
+            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
+            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
         };
         (subject, event)
     }

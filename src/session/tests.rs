@@ -97,11 +97,7 @@ struct House {
 
 fn house(panics: bool) -> House {
     let (lines, kept_before) = (Lines::default(), Arc::new(AtomicBool::new(false)));
-    let rule = GrantRule {
-        operators: vec![OperatorPattern::Anyone],
-        targets: vec![TargetPattern::parse("*").unwrap()],
-        allow: Capabilities::default_allow(),
-    };
+    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow());
     let dialer = Dialer::new(upstream::Config {
         connect_timeout: Duration::from_secs(1),
         handshake_timeout: Duration::from_secs(1),

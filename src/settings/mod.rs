@@ -11,6 +11,7 @@ mod report;
 mod sections;
 mod table;
 mod value;
+mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
