@@ -141,8 +141,8 @@ impl Handler for Connection {
         // A name that cannot be an operator's takes the same way as one that is not.
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
-        let could =
-            acceptable_signature(offer.algorithm).and_then(|()| self.shared.operators.could_prove(&name, offer.public_key.key_data()));
+        let key = offer.public_key.key_data();
+        let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.operators.could_prove(&name, key));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -151,7 +151,7 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = acceptable_signature(key.algorithm)
+        let proof = acceptable_signature(key.algorithm, key.public_key.key_data())
             .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
         Ok(self.decide(proof))
     }
@@ -172,7 +172,9 @@ impl Handler for Connection {
         }
         tracing::info!(operator = %operator.name, source = %self.source, key = %operator.key, "operator authenticated");
         self.proven.store(true, Ordering::Relaxed);
-        self.startup = None;
+        if let Some(startup) = self.startup.take() {
+            startup.proven();
+        }
         Ok(())
     }
 

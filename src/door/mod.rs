@@ -20,6 +20,7 @@ mod operators;
 mod penalties;
 mod prelude;
 mod proxy;
+mod recent;
 mod source_list;
 mod tally;
 mod turned_away;
