@@ -4,7 +4,11 @@
 //! `HEAVY=1` multiplies what is thrown at the broker; see the README.
 
 mod admission;
+mod client;
+mod crowds;
+mod malformed;
 mod peer;
+mod proofs;
 
 use std::time::{Duration, Instant};
 
