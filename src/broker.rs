@@ -5,6 +5,8 @@
 //! **Order of work**: resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
 //! name that policy denies in every fleet.
 
+mod catalogue;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::access::{Denied, Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+
+pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -141,8 +145,24 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Connected<Self::Leg>, Unreached>> + Send;
 }
 
+/// A step of an opening, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// The target is known, and policy has granted it.
+    Resolve,
+    Quota,
+    Api,
+    Connect,
+    Kex,
+    /// The host key is the pinned one, or is pinned now.
+    HostKey,
+    Auth,
+}
+
 /// What an opening learns on its way, for the audit: each step is told when it happens.
 pub trait Witness: Send + Sync {
+    /// A step succeeded. With a lease that proved stale, the steps from the quota on are told again.
+    fn passed(&self, _step: Step, _took: Duration) {}
     fn leased(&self, lease: &Lease, cached: bool);
     fn host_key_pinned(&self, target: &Target, fingerprint: &str);
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str);
@@ -200,19 +220,17 @@ impl<U: Upstream> Broker<U> {
         asker: &Asker,
         trail: &dyn Witness,
     ) -> Result<Opened<U::Leg>, NotOpened> {
-        let policy = self.policy();
         let started = Instant::now();
-        let target = self.resolve(&policy, operator, name, asker).await?;
-        let resolve = started.elapsed();
-
-        let denied = |denied| NotOpened::denied(denied, Some(target.clone()));
-        let grant = policy.decide(operator, &target, SystemTime::now()).map_err(denied)?;
+        let grant = self.grant(operator, name, asker).await?;
+        let (target, resolve) = (grant.target().clone(), started.elapsed());
+        trail.passed(Step::Resolve, resolve);
 
         let failed = |failure| NotOpened::failed(failure, Some(target.clone()));
         let asked = Instant::now();
         let Leased { mut lease, cached } = self.leases.lease(&grant, asker).await.map_err(failed)?;
         trail.leased(&lease, cached);
         let mut leasing = asked.elapsed();
+        tell_leasing(trail, &lease, leasing);
 
         let mut connected = self.upstream.connect(&grant, &lease, asker.deadline, trail).await;
         // A secret may have been rotated, or an address changed, since the lease was fetched: ask once more, try once more.
@@ -222,12 +240,20 @@ impl<U: Upstream> Broker<U> {
             let asked = Instant::now();
             lease = self.leases.renew(&grant, &lease, asker).await.map_err(failed)?;
             trail.leased(&lease, false);
+            tell_leasing(trail, &lease, asked.elapsed());
             leasing += asked.elapsed();
             connected = self.upstream.connect(&grant, &lease, asker.deadline, trail).await;
         }
         let Connected { leg, phases } = connected.map_err(|unreached| failed(unreached.failure))?;
         let quota = lease.quota_wait.min(leasing);
         Ok(Opened { leg, grant, lease, phases: Phases { resolve, quota, api: leasing.saturating_sub(quota), ..phases } })
+    }
+
+    /// The decision alone: nothing is leased or dialled. A refusal names the target only when it exists and policy denied it.
+    pub async fn grant(&self, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Grant, NotOpened> {
+        let policy = self.policy();
+        let target = self.resolve(&policy, operator, name, asker).await?;
+        policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target.clone())))
     }
 
     async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
@@ -242,4 +268,10 @@ impl<U: Upstream> Broker<U> {
         let failed = |failure| NotOpened::failed(failure, None);
         self.leases.locate(&name.instance, &candidates, asker).await.map_err(failed)
     }
+}
+
+fn tell_leasing(trail: &dyn Witness, lease: &Lease, took: Duration) {
+    let quota = lease.quota_wait.min(took);
+    trail.passed(Step::Quota, quota);
+    trail.passed(Step::Api, took.saturating_sub(quota));
 }

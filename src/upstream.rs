@@ -15,7 +15,7 @@ use ssh_key::HashAlg;
 use tokio::net::TcpStream;
 
 use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
-use crate::broker::{Connected, Phases, Unreached, Upstream, Witness};
+use crate::broker::{Connected, Phases, Step, Unreached, Upstream, Witness};
 use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
 use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
@@ -65,6 +65,11 @@ impl Dialer {
     pub fn new(config: Config) -> Result<Self, PinsError> {
         let pins = Pins::load(config.known_hosts.clone())?;
         Ok(Self { config, pins })
+    }
+
+    /// The pins that its connections are judged by.
+    pub fn pins(&self) -> Pins {
+        self.pins.clone()
     }
 
     async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
@@ -154,8 +159,11 @@ impl Dialer {
         let mut connection = Connection::new(leg, stream);
         connection.establish().await.map_err(broken)?;
         let kex = started.elapsed();
+        trail.passed(Step::Kex, kex);
+        let started = Instant::now();
         let host_key = connection.leg.host_key().cloned().ok_or(TransportError::Closed).map_err(broken)?;
         self.trust(target, &host_key, trail).await?;
+        trail.passed(Step::HostKey, started.elapsed());
 
         let started = Instant::now();
         let unusable = |error: credential::CredentialError| {
@@ -163,7 +171,9 @@ impl Dialer {
         };
         let credential = credential::read(&lease.secret).map_err(unusable)?;
         authenticate(&mut connection, &lease.login, &credential).await.map_err(not_let_in)?;
-        Ok((connection, kex, started.elapsed()))
+        let auth = started.elapsed();
+        trail.passed(Step::Auth, auth);
+        Ok((connection, kex, auth))
     }
 }
 
@@ -213,6 +223,7 @@ impl Upstream for Dialer {
         let started = Instant::now();
         let stream = self.dial(grant.target(), lease, deadline).await?;
         let connect = started.elapsed();
+        trail.passed(Step::Connect, connect);
         let limit = self.config.handshake_timeout.min(deadline.saturating_duration_since(Instant::now()));
         match tokio::time::timeout(limit, self.shake_hands(stream, grant, lease, trail)).await {
             Ok(Ok((leg, kex, auth))) => Ok(Connected { leg, phases: Phases { connect, kex, auth, ..Phases::default() } }),

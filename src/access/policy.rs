@@ -1,3 +1,5 @@
+mod account;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
@@ -9,6 +11,7 @@ use super::{FleetId, Grant, GrantRule, InstanceId, Invalid, Operator, OperatorNa
 pub struct Policy {
     groups: BTreeMap<String, BTreeSet<OperatorName>>,
     rules: Vec<GrantRule>,
+    administrators: Vec<OperatorPattern>,
 }
 
 impl Policy {
@@ -22,17 +25,11 @@ impl Policy {
                 return Err(Invalid(format!("@{group} is no group: operators.groups has [{}]", known.join(", "))));
             }
         }
-        Ok(Self { groups, rules })
+        Ok(Self { groups, rules, administrators: Vec::new() })
     }
 
     fn rules_for<'a>(&'a self, operator: &'a OperatorName) -> impl Iterator<Item = &'a GrantRule> {
-        self.rules.iter().filter(move |rule| {
-            rule.operators.iter().any(|pattern| match pattern {
-                OperatorPattern::Anyone => true,
-                OperatorPattern::Group(group) => self.groups.get(group).is_some_and(|members| members.contains(operator)),
-                OperatorPattern::Name(name) => name == operator,
-            })
-        })
+        self.rules.iter().filter(move |rule| rule.operators.iter().any(|pattern| self.means(pattern, operator)))
     }
 
     /// Whether some grant that counts now could match the name in some fleet. When not, nothing is asked of the cloud API.

@@ -95,7 +95,7 @@ impl Acceptor {
             return Err(Refusal::Penalized);
         }
         let slot = self.admission.startup(draw()).ok_or(Refusal::Full)?;
-        self.admission.from_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
+        self.admission.charge_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
     }
 
     fn is_balancer(&self, peer: SocketAddr) -> bool {
@@ -177,7 +177,7 @@ impl Acceptor {
             arrival.excused.store(false, Ordering::Relaxed);
         }
         let source = arrival.source();
-        let permit = self.admission.from_source(slot, source.ip());
+        let permit = self.admission.charge_source(slot, source.ip());
         if permit.is_none() {
             arrival.excused.store(true, Ordering::Relaxed);
             self.turned_away.count(source, Refusal::Share);
