@@ -95,7 +95,7 @@ impl Subject {
 }
 
 /// What happened. The names are the contract with whoever reads the audit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event")]
 pub enum Event {
     #[serde(rename = "operator.authenticated")]
@@ -149,6 +149,14 @@ pub enum Event {
         /// `broker` when a grant lacks it, `instance` or `operator` when the peer said no.
         by: &'static str,
         reason: Text,
+    },
+    /// Something in a channel that is allowed and that whoever reads the audit should see.
+    #[serde(rename = "channel.marked")]
+    ChannelMarked {
+        /// `nested-ssh`: a forward in which SSH is spoken.
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
     },
     #[serde(rename = "channel.closed")]
     ChannelClosed {
