@@ -170,6 +170,11 @@ pub enum Event {
         /// Payload bytes from the operator to the instance.
         bytes_up: u64,
     },
+    /// Raw TCP to a port of the target beside its SSH.
+    #[serde(rename = "forward.opened")]
+    ForwardOpened { kind: &'static str, port: u16, resolve_ms: f64, quota_ms: f64, api_ms: f64, connect_ms: f64, total_ms: f64 },
+    #[serde(rename = "forward.closed")]
+    ForwardClosed { kind: &'static str, port: u16, reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
 }

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -213,6 +214,7 @@ impl Acceptor {
                 name: None,
                 operator: None,
                 sessions: Tally::new(),
+                forwards: HashMap::new(),
             };
             server::run_stream(config, stream, handler).await?.await
         };

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -55,8 +56,13 @@ impl Orders {
         self.0.waker.wake();
     }
 
+    /// For what is not spliced: waits for the end.
+    pub async fn ended(&self) -> Farewell {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
     /// For the session: its farewell, once there is one.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
         self.0.waker.register(cx.waker());
         match self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.clone() {
             Some(farewell) => Poll::Ready(farewell),
@@ -65,7 +71,7 @@ impl Orders {
     }
 
     /// For the session: what is to be shown.
-    pub(super) fn notices(&self) -> VecDeque<String> {
+    pub(crate) fn notices(&self) -> VecDeque<String> {
         std::mem::take(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner).notices)
     }
 }
