@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use ssh_key::HashAlg;
 use tokio::net::TcpStream;
 
-use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
+use crate::access::{Code, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Target};
 use crate::broker::{Connected, Phases, Step, Unreached, Upstream, Witness};
 use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
@@ -72,13 +72,12 @@ impl Dialer {
         self.pins.clone()
     }
 
-    async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
+    async fn dial(&self, port: u16, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
         let unreachable = |text: String| Failure::new(Code::InstanceUnreachable, text);
         if !networks::may_dial(lease.address, &self.config.allowed_networks) {
             let failure = unreachable("the instance's address is not one that this broker may connect to".to_owned());
             return Err(stale(failure.because(format!("{} is not in upstream.allowed_networks", lease.address))));
         }
-        let port = self.config.ssh_ports.get(&target.fleet).copied().unwrap_or(self.config.ssh_port);
         let limit = self.config.connect_timeout.min(deadline.saturating_duration_since(Instant::now()));
         let connected = tokio::time::timeout(limit, TcpStream::connect((lease.address, port))).await;
         let stream = match connected {
@@ -212,6 +211,7 @@ fn fresh(failure: Failure) -> Unreached {
 
 impl Upstream for Dialer {
     type Leg = Connection<QuickAck>;
+    type Stream = QuickAck;
 
     async fn connect(
         &self,
@@ -221,7 +221,8 @@ impl Upstream for Dialer {
         trail: &dyn Witness,
     ) -> Result<Connected<Self::Leg>, Unreached> {
         let started = Instant::now();
-        let stream = self.dial(grant.target(), lease, deadline).await?;
+        let port = self.config.ssh_ports.get(&grant.target().fleet).copied().unwrap_or(self.config.ssh_port);
+        let stream = self.dial(port, lease, deadline).await?;
         let connect = started.elapsed();
         trail.passed(Step::Connect, connect);
         let limit = self.config.handshake_timeout.min(deadline.saturating_duration_since(Instant::now()));
@@ -233,5 +234,9 @@ impl Upstream for Dialer {
                 Err(fresh(Failure::new(Code::InstanceUnreachable, text)))
             }
         }
+    }
+
+    async fn reach(&self, port: GrantedPort, lease: &Lease, deadline: Instant) -> Result<Self::Stream, Unreached> {
+        self.dial(port.number(), lease, deadline).await
     }
 }

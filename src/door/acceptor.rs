@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,6 +156,7 @@ impl Acceptor {
             name: None,
             operator: None,
             sessions: Tally::new(),
+            forwards: HashMap::new(),
         };
         server::run_stream(config, stream, handler).await?.await
     }
