@@ -10,6 +10,7 @@ mod cloud;
 mod failures;
 mod gate;
 mod lab;
+mod legacy;
 mod sessions;
 mod splice;
 mod trust;
