@@ -45,7 +45,7 @@ pub(super) struct Mac {
 }
 
 enum Key {
-    Sha(hmac::Key),
+    Sha(Box<hmac::Key>),
     /// Keyed already: a clone of it starts a MAC.
     Md5(Hmac<Md5>),
 }
@@ -69,7 +69,7 @@ impl AsRef<[u8]> for Tag {
 impl Mac {
     pub(super) fn new(name: MacName, key: &[u8]) -> Self {
         let key = match name.hash {
-            Hash::Sha(algorithm) => Key::Sha(hmac::Key::new(*algorithm, key)),
+            Hash::Sha(algorithm) => Key::Sha(Box::new(hmac::Key::new(*algorithm, key))),
             Hash::Md5 => {
                 // HMAC pads a key that is shorter than a block of its hash with zeros (RFC 2104, 2), and ours are.
                 let mut block = zeroize::Zeroizing::new([0; 64]);
