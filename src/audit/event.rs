@@ -129,6 +129,9 @@ pub enum Event {
         /// Algorithms of the two legs: key exchange, host key, cipher (and MAC), operator's side first.
         downstream: Text,
         upstream: Text,
+        /// The weak ones among the algorithms of the instance's side.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        weak: Vec<&'static str>,
         resolve_ms: f64,
         quota_ms: f64,
         api_ms: f64,

@@ -155,6 +155,7 @@ impl Opening<'_> {
             server: version(&upstream.leg),
             downstream: Text::new(describe(&downstream.leg).as_bytes()),
             upstream: Text::new(describe(&upstream.leg).as_bytes()),
+            weak: upstream.leg.weak(),
             resolve_ms: ms(phases.resolve),
             quota_ms: ms(phases.quota),
             api_ms: ms(phases.api),

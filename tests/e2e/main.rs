@@ -12,6 +12,7 @@ mod gate;
 mod grants;
 mod hostile;
 mod lab;
+mod legacy;
 mod sessions;
 mod splice;
 mod trust;
