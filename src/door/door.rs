@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit};
+use super::commands::{Commands, SessionChannels};
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
 use super::key_file::KeyFileError;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) aliases: FleetAliases,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
+    pub(super) commands: Arc<dyn Commands>,
+    pub(super) commands_by_operator: Arc<Tally<OperatorName>>,
     pub(super) tracker: TaskTracker,
     limits: Limits,
     draining: AtomicBool,
@@ -99,6 +102,7 @@ impl Door {
         host_key: PrivateKey,
         audit: Audit,
         sessions: Arc<dyn Sessions>,
+        commands: Arc<dyn Commands>,
     ) -> Result<Self, DoorError> {
         const GCM: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
         const MODERN: &[cipher::Name] = &[
@@ -116,6 +120,8 @@ impl Door {
                 aliases,
                 audit,
                 sessions,
+                commands,
+                commands_by_operator: Tally::new(),
                 tracker: TaskTracker::new(),
                 limits,
                 draining: AtomicBool::new(false),
@@ -200,6 +206,7 @@ impl Acceptor {
         let proven = Arc::new(AtomicBool::new(false));
         let attempts = Arc::new(Mutex::new(Attempts::default()));
         let served = async {
+            let reached = stream.local_addr()?;
             let stream = Guarded::new(QuickAck::new(stream)?, deadline, proven.clone(), self.stop.clone());
             let (client_version, stream) = Prelude::exchange(stream).await?;
             let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
@@ -213,6 +220,7 @@ impl Acceptor {
                 name: None,
                 operator: None,
                 sessions: Tally::new(),
+                channels: SessionChannels::new(reached),
             };
             server::run_stream(config, stream, handler).await?.await
         };

@@ -4,6 +4,7 @@
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod commands;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use commands::{CommandLine, Commands, Said};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
 

@@ -6,7 +6,7 @@ use super::table::Table;
 use super::value::quoted;
 use crate::access::{Capabilities, Capability, Glob, GrantRule, OperatorName, OperatorPattern, Policy, TargetPattern};
 
-type Groups = BTreeMap<String, BTreeSet<OperatorName>>;
+pub(super) type Groups = BTreeMap<String, BTreeSet<OperatorName>>;
 
 pub(super) fn groups(mut table: Table<'_>) -> Groups {
     let mut groups = Groups::new();
@@ -61,7 +61,7 @@ fn required_list<T>(table: &mut Table<'_>, key: &str, right: &str, parse: impl F
     list.unwrap_or_default()
 }
 
-fn operator_pattern(text: &str, groups: &Groups) -> Result<OperatorPattern, String> {
+pub(super) fn operator_pattern(text: &str, groups: &Groups) -> Result<OperatorPattern, String> {
     let pattern = OperatorPattern::parse(text).map_err(|invalid| invalid.to_string())?;
     if let OperatorPattern::Group(group) = &pattern
         && !groups.contains_key(group)
