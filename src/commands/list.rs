@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 use super::Asked;
@@ -104,7 +106,11 @@ impl List {
 
     fn take(&mut self, listing: &Listing, pattern: Option<&TargetPattern>, asked: &Asked) {
         let wanted = |listed: &&Listed| pattern.is_none_or(|pattern| pattern.takes(&listed.target));
-        let granted = |listed: &Listed| asked.policy.decide(&asked.operator, &listed.target).map(|grant| row(listed, &grant, asked));
+        let now = SystemTime::now();
+        let granted = |listed: &Listed| {
+            let grant = asked.policy.decide(&asked.operator, &listed.target, now).ok()?;
+            Some(row(listed, &grant, asked))
+        };
         let room = MAX_ROWS.saturating_sub(self.instances.len());
         let mut rows: Vec<Row> = listing.instances.iter().filter(wanted).filter_map(granted).take(room + 1).collect();
         let full = rows.len() > room;

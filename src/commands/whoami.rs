@@ -4,27 +4,53 @@ use super::Asked;
 use super::answer::{Answer, Exit, Report};
 use super::plain::plain;
 use super::table::Table;
-use crate::access::{Capability, GrantRule, Restrictions};
+use crate::access::{Capability, GrantRule, RecordMode, Restrictions};
 
 /// One grant as its operator is told of it.
 #[derive(Serialize)]
 pub(super) struct GrantShown {
     pub(super) targets: Vec<String>,
     pub(super) allow: Vec<&'static str>,
+    /// When and how far it counts, and what it demands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) conditions: Vec<String>,
 }
 
 impl GrantShown {
     pub(super) fn of(rule: &GrantRule) -> Self {
         let allow = Capability::ALL.into_iter().filter(|capability| rule.allow.contains(*capability)).map(Capability::name).collect();
-        Self { targets: rule.targets.iter().map(ToString::to_string).collect(), allow }
+        Self { targets: rule.targets.iter().map(ToString::to_string).collect(), allow, conditions: conditions(rule) }
     }
+}
+
+fn conditions(rule: &GrantRule) -> Vec<String> {
+    let mut conditions = Vec::new();
+    if !rule.hours.is_empty() {
+        conditions.push("at set hours".to_owned());
+    }
+    if !rule.from.is_empty() {
+        conditions.push("from set networks".to_owned());
+    }
+    if !rule.ports.is_empty() {
+        conditions.push(format!("TCP ports {}", rule.ports));
+    }
+    if rule.forward_to.is_some() {
+        conditions.push("forwards to set destinations".to_owned());
+    }
+    if let Some(longest) = rule.max_session {
+        conditions.push(format!("{} at most", humantime::format_duration(longest)));
+    }
+    if rule.recording.mode != RecordMode::Off {
+        conditions.push(format!("recorded ({})", rule.recording.mode.name()));
+    }
+    conditions
 }
 
 /// A line for each grant.
 pub(super) fn grant_lines(grants: &[GrantShown], indent: &str) -> String {
     let mut table = Table::bare();
     for grant in grants {
-        table.row([grant.targets.join(" "), grant.allow.join(" ")]);
+        table.row([grant.targets.join(" "), grant.allow.join(" "), grant.conditions.join(", ")]);
     }
     table.lines(indent)
 }

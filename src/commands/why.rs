@@ -66,7 +66,7 @@ pub(super) async fn why<U: Upstream>(broker: &Broker<U>, name: &TargetName, aske
     }
     let asker = asked.asker();
     let decided = asked.in_time(&asker, async { Ok(broker.grant(&asked.operator, name, &asker).await) }).await;
-    let decided = decided.unwrap_or_else(|failure| Err(NotOpened { failure, target: None, denied: false }));
+    let decided = decided.unwrap_or_else(|failure| Err(NotOpened::failed(failure, None)));
     let exit = match decided {
         Ok(grant) => why.granted(&grant, name, asked),
         Err(refused) => why.refused(&refused, asked),
@@ -116,8 +116,11 @@ impl Why {
 
     fn refused(&mut self, refused: &NotOpened, asked: &Asked) -> Exit {
         let failure = &refused.failure;
-        if asked.administrator {
-            self.tell_administrator(refused);
+        match (refused.denied, &refused.target) {
+            // Before the cloud API was asked, so it says nothing of what is there.
+            (Some(denied), None) => self.say("policy", denied.to_string()),
+            _ if asked.administrator => self.tell_administrator(refused),
+            _ => {}
         }
         self.code = Some(failure.code.as_str());
         self.say("answer", format!("no: {} [{}, ref {}]", failure.text, failure.code.as_str(), asked.reference));
@@ -125,12 +128,11 @@ impl Why {
     }
 
     /// What is behind the one sentence for the unknown and the forbidden.
-    fn tell_administrator(&mut self, NotOpened { failure, target, denied }: &NotOpened) {
-        match target {
-            Some(target) => self.say("fleet", format!("it is in {}, and none of your grants is for it there", target.fleet)),
-            None if *denied => {}
-            None if failure.code == Code::TargetRefused => self.say("fleet", behind(failure)),
-            None => {}
+    fn tell_administrator(&mut self, refused: &NotOpened) {
+        match (refused.denied, &refused.target) {
+            (Some(denied), Some(target)) => self.say("policy", format!("it is in {}: {denied}", target.fleet)),
+            (None, _) if refused.failure.code == Code::TargetRefused => self.say("fleet", behind(&refused.failure)),
+            _ => {}
         }
     }
 }

@@ -10,6 +10,7 @@ mod cloud;
 mod commands;
 mod failures;
 mod gate;
+mod hostile;
 mod lab;
 mod sessions;
 mod splice;

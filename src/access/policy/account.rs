@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{FleetId, GrantRule, Invalid, OperatorName, OperatorPattern, Policy, Target, TargetName, TargetPattern};
+use super::{FleetId, GrantRule, Invalid, OperatorName, OperatorPattern, Policy, Target, TargetName};
+use crate::access::{Glob, TargetPattern};
 
 impl Policy {
     /// Names who may look after the broker itself. Everybody is nobody in particular: `*` is refused.
@@ -68,7 +69,7 @@ impl TargetPattern {
 impl fmt::Display for TargetPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.fleet.as_str() {
-            super::Glob::ANY => f.write_str(self.instance.as_str()),
+            Glob::ANY => f.write_str(self.instance.as_str()),
             fleet => write!(f, "{fleet}/{}", self.instance.as_str()),
         }
     }
@@ -86,10 +87,9 @@ mod tests {
     fn policy() -> Policy {
         let groups = [("oncall", "bob"), ("night", "bob"), ("day", "alice")];
         let groups = groups.map(|(group, member)| (group.to_owned(), [name(member)].into_iter().collect()));
-        let rule = |operators: &str, target: &str| GrantRule {
-            operators: vec![OperatorPattern::parse(operators).unwrap()],
-            targets: vec![TargetPattern::parse(target).unwrap()],
-            allow: Capabilities::default_allow(),
+        let rule = |operators: &str, target: &str| {
+            let (operators, targets) = (OperatorPattern::parse(operators).unwrap(), TargetPattern::parse(target).unwrap());
+            GrantRule::new(vec![operators], vec![targets], Capabilities::default_allow())
         };
         Policy::new(groups.into_iter().collect(), vec![rule("@oncall", "fleet-a-*/ins-g*"), rule("alice", "ins-*")]).unwrap()
     }
