@@ -37,7 +37,7 @@ pub(super) const ENTRIES: [Entry; 10] = [
     entry("why", "INSTANCE", "whether you may reach it, step by step"),
     entry("doctor", "INSTANCE", "goes the whole way to it without a session, each phase timed"),
     entry("ssh-config", "[HOST [PORT]]", "what to paste into ~/.ssh/config and ~/.ssh/known_hosts"),
-    entry("help", "", "this"),
+    entry("help", "", "what can be said here"),
     Entry { for_administrators: true, ..entry("sessions", "", "the sessions that run now") },
     Entry { for_administrators: true, ..entry("kill", "REF", "ends one of them, with a sentence") },
     Entry { for_administrators: true, ..entry("reload", "", "reads the configuration anew") },

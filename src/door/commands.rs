@@ -12,6 +12,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::door::Shared;
 use super::tally::{Tally, TallyPermit};
 use crate::access::{FleetAliases, Operator, OperatorName};
+use crate::audit::{Event, Subject, Text};
 use crate::broker::BoxFuture;
 
 /// What an operator says to the broker itself.
@@ -129,15 +130,19 @@ impl SessionChannels {
 /// RFC 4254, 5.2
 const STDERR: u32 = 1;
 
+/// What the words get; when there is no room for them, the audit has that too.
 async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Said {
-    let refused = |why: &str| Said { err: format!("ssh-broker: {why}\n"), exit: FAILED, ..Said::default() };
-    if shared.is_draining() {
-        return refused("the broker is about to stop; connect again in a moment [broker-draining]");
+    let busy = || format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]");
+    let refusal = match (shared.is_draining(), shared.commands_by_operator.take(operator, PER_OPERATOR)) {
+        (false, Some(_permit)) => return shared.commands.run(line).await,
+        (true, _) => "the broker is about to stop; connect again in a moment [broker-draining]".to_owned(),
+        (false, None) => busy(),
+    };
+    let event = Event::CommandRun { words: Text::new(&line.words), exit_status: FAILED };
+    if let Err(error) = shared.audit.record(&Subject::operator(&line.operator), event).await {
+        tracing::error!(%error, "a refused command could not be written to the audit");
     }
-    match shared.commands_by_operator.take(operator, PER_OPERATOR) {
-        Some(_permit) => shared.commands.run(line).await,
-        None => refused(&format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]")),
-    }
+    Said { err: format!("ssh-broker: {refusal}\n"), exit: FAILED, ..Said::default() }
 }
 
 async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {

@@ -65,15 +65,28 @@ pub fn reference() -> Vec<Section> {
             if !open.keys.is_empty() {
                 close(&mut sections, &mut open);
             }
-            let text = text.trim();
-            open.text.push_str(if open.text.is_empty() || text.is_empty() { "" } else { " " });
-            open.text.push_str(if text.is_empty() { "\n" } else { text });
+            add(&mut open.text, text);
             continue;
         }
         close(&mut sections, &mut open);
     }
     close(&mut sections, &mut open);
     sections
+}
+
+/// Adds a line of a comment; one that is empty or begins with a word and a colon begins a paragraph.
+fn add(text: &mut String, line: &str) {
+    let mut words = line.split_whitespace();
+    let Some(first) = words.next() else { return text.push('\n') };
+    let labelled = first.strip_suffix(':').is_some_and(|label| label.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_'));
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push(if labelled { '\n' } else { ' ' });
+    }
+    text.push_str(first);
+    for word in words {
+        text.push(' ');
+        text.push_str(word);
+    }
 }
 
 /// `key = value`, with `#` or `#   ` before it when it is off: then the value is the default or an example.

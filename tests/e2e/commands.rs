@@ -376,3 +376,18 @@ fn a_client_that_takes_nothing_holds_up_nobody() {
     let listed: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(listed["instances"].as_array().unwrap().len(), 602);
 }
+
+#[test]
+fn an_operator_has_so_many_commands_at_once_and_no_more() {
+    let lab = lab();
+    // Each waits for an answer until its deadline; the seventeenth does not.
+    lab.endpoint.fault(Action::DescribeInstances, Fault::Hang, Times::Next(1000));
+    let start = || lab.ssh(&["-T", "broker", "why ins-a"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut waiting: Vec<_> = (0..17).map(|_| start()).collect();
+    let refused = lab.await_event(|event| event["event"] == "command.run");
+    assert_eq!((&refused["words"], &refused["exit_status"]), (&"why ins-a".into(), &4.into()));
+    let (exit, _, err) = parts(&run(&lab, "alice", "whoami"));
+    assert!(exit == 4 && err.contains("16 commands running already") && err.contains("[broker-busy]"), "{err}");
+    assert_eq!(parts(&run(&lab, "bob", "whoami")).0, 0);
+    waiting.iter_mut().for_each(crate::lab::terminate);
+}
