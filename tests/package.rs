@@ -67,7 +67,13 @@ impl Root {
     }
 
     fn check(&self) -> Output {
-        Command::new("chroot").arg(self.0.path()).args(["/usr/bin/ssh-broker", "check"]).env_clear().output().unwrap()
+        Command::new("chroot")
+            .arg(self.0.path())
+            .args(["/usr/bin/ssh-broker", "check"])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .output()
+            .unwrap()
     }
 }
 

@@ -148,11 +148,11 @@ fn whoami_tells_key_groups_restrictions_and_grants() {
     assert_eq!(told["groups"], serde_json::json!(["oncall"]));
     assert_eq!(told["restrictions"], serde_json::json!(["no-pty", "no-agent-forwarding", "no-x11-forwarding"]));
     assert_eq!(told["grants"], serde_json::json!([{"targets": ["fleet-lab-*/ins-b*"], "allow": ["shell", "agent"]}]));
-    // The key gets no terminal, and the command all the same.
-    let (exit, out, err) = parts(&lab.run(&["-tt", "-l", "bob", "broker", "whoami"]));
-    assert_eq!(exit, 0);
-    assert!(err.contains("PTY allocation request failed") && !out.contains('\r'), "{out}{err}");
-    assert!(out.contains("restrictions   no-pty no-agent-forwarding no-x11-forwarding\n"), "{out}");
+    let (exit, out, _) = parts(&run(&lab, "bob", "whoami"));
+    assert!(exit == 0 && out.contains("restrictions   no-pty no-agent-forwarding no-x11-forwarding\n"), "{out}");
+    // The key gets no terminal: a client that insists on one leaves.
+    let (exit, _, err) = parts(&lab.run(&["-tt", "-l", "bob", "broker", "whoami"]));
+    assert!(exit == 255 && err.contains("PTY allocation request failed"), "{err}");
 }
 
 /// The text without what differs in every answer.
