@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::access::{Denied, Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+use crate::access::{Denied, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
 
 pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
@@ -135,6 +135,7 @@ pub struct Unreached {
 /// The way to an instance: dial, verify the host key, authenticate.
 pub trait Upstream: Send + Sync + 'static {
     type Leg: Send;
+    type Stream: Send;
 
     fn connect(
         &self,
@@ -143,6 +144,9 @@ pub trait Upstream: Send + Sync + 'static {
         deadline: Instant,
         trail: &dyn Witness,
     ) -> impl Future<Output = Result<Connected<Self::Leg>, Unreached>> + Send;
+
+    /// Connects to another port of the instance, and sends nothing.
+    fn reach(&self, port: GrantedPort, lease: &Lease, deadline: Instant) -> impl Future<Output = Result<Self::Stream, Unreached>> + Send;
 }
 
 /// A step of an opening, in their order.
@@ -171,6 +175,14 @@ pub trait Witness: Send + Sync {
 /// What the operator's session stands on.
 pub struct Opened<L> {
     pub leg: L,
+    pub grant: Grant,
+    pub lease: Arc<Lease>,
+    pub phases: Phases,
+}
+
+/// What a forward to another port stands on.
+pub struct Reached<S> {
+    pub stream: S,
     pub grant: Grant,
     pub lease: Arc<Lease>,
     pub phases: Phases,
@@ -252,13 +264,55 @@ impl<U: Upstream> Broker<U> {
     /// The decision alone: nothing is leased or dialled. A refusal names the target only when it exists and policy denied it.
     pub async fn grant(&self, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Grant, NotOpened> {
         let policy = self.policy();
+        policy.could_reach(operator, name, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
         let target = self.resolve(&policy, operator, name, asker).await?;
         policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target)))
     }
 
+    /// Connects to a port of a target beside its SSH: the same order of work, but that no secret is used.
+    pub async fn reach(
+        &self,
+        operator: &Operator,
+        (name, port): (&TargetName, u16),
+        asker: &Asker,
+        trail: &dyn Witness,
+    ) -> Result<Reached<U::Stream>, NotOpened> {
+        let policy = self.policy();
+        let started = Instant::now();
+        policy.could_reach_port(operator, name, port, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
+        let target = self.resolve(&policy, operator, name, asker).await?;
+        let resolve = started.elapsed();
+        let denied = |denied| NotOpened::denied(denied, Some(target.clone()));
+        let grant = policy.decide(operator, &target, SystemTime::now()).map_err(denied)?;
+        let granted = grant.port(port).ok_or_else(|| denied(Denied::Port(port)))?;
+
+        let failed = |failure| NotOpened::failed(failure, Some(target.clone()));
+        let asked = Instant::now();
+        let Leased { mut lease, cached } = self.leases.lease(&grant, asker).await.map_err(failed)?;
+        trail.leased(&lease, cached);
+        let mut leasing = asked.elapsed();
+        let mut dialled = Instant::now();
+        let mut reached = self.upstream.reach(granted, &lease, asker.deadline).await;
+        // An address may have changed since the lease was fetched.
+        if let Err(Unreached { lease_may_be_stale: true, .. }) = &reached
+            && cached
+        {
+            let asked = Instant::now();
+            lease = self.leases.renew(&grant, &lease, asker).await.map_err(failed)?;
+            trail.leased(&lease, false);
+            leasing += asked.elapsed();
+            dialled = Instant::now();
+            reached = self.upstream.reach(granted, &lease, asker.deadline).await;
+        }
+        let stream = reached.map_err(|unreached| failed(unreached.failure))?;
+        let quota = lease.quota_wait.min(leasing);
+        let phases = Phases { resolve, quota, api: leasing.saturating_sub(quota), connect: dialled.elapsed(), ..Phases::default() };
+        Ok(Reached { stream, grant, lease, phases })
+    }
+
+    /// Where a name is, once it is known that policy could grant it.
     async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
         let now = SystemTime::now();
-        policy.could_reach(operator, name, now).map_err(|denied| NotOpened::denied(denied, None))?;
         let target_in = |fleet: &FleetId| Target { fleet: fleet.clone(), instance: name.instance.clone() };
         if let Some(fleet) = &name.fleet {
             return Ok(target_in(fleet));

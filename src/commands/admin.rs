@@ -21,6 +21,9 @@ struct Session {
     operator: String,
     target: String,
     fleet: String,
+    /// For raw TCP to another port than SSH.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
     login: String,
     source: String,
     key: String,
@@ -36,6 +39,7 @@ impl Session {
             operator: operator.name.to_string(),
             target: target.instance.to_string(),
             fleet: target.fleet.to_string(),
+            port: running.port,
             login: subject.login.as_deref().unwrap_or_default().to_owned(),
             source: operator.source.to_string(),
             key: operator.key.to_string(),
@@ -57,8 +61,9 @@ impl Report for Sessions {
         let mut table = Table::new(&["REF", "OPERATOR", "TARGET", "FLEET", "LOGIN", "FROM", "FOR"]);
         for session in &self.sessions {
             let lasted = humantime::format_duration(Duration::from_secs(session.seconds)).to_string();
-            let Session { reference, operator, target, fleet, login, source, .. } = session;
-            table.row([reference.clone(), operator.clone(), target.clone(), fleet.clone(), plain(login), source.clone(), lasted]);
+            let Session { reference, operator, target, fleet, port, login, source, .. } = session;
+            let target = port.map_or_else(|| target.clone(), |port| format!("{target}:{port}"));
+            table.row([reference.clone(), operator.clone(), target, fleet.clone(), plain(login), source.clone(), lasted]);
         }
         table.lines("")
     }

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::access::{
-    Capabilities, FleetId, Grant, GrantRule, InstanceId, Lease, OperatorName, OperatorPattern, Restrictions, Target, TargetPattern,
+    Capabilities, FleetId, Grant, GrantRule, GrantedPort, InstanceId, Lease, OperatorName, OperatorPattern, Restrictions, Target,
+    TargetPattern,
 };
 use crate::broker::{Connected, Leased, Leases, Listed, Listing, Phases, Scopes, Step, Unreached, Witness};
 use crate::door::Commands;
@@ -74,6 +75,11 @@ struct NoUpstream;
 
 impl Upstream for NoUpstream {
     type Leg = ();
+    type Stream = ();
+
+    async fn reach(&self, _: GrantedPort, _: &Lease, _: std::time::Instant) -> Result<(), Unreached> {
+        Ok(())
+    }
 
     async fn connect(&self, _: &Grant, _: &Lease, _: std::time::Instant, trail: &dyn Witness) -> Result<Connected<()>, Unreached> {
         trail.passed(Step::Connect, Duration::ZERO);

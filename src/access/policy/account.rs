@@ -1,9 +1,6 @@
 //! What a policy says about one operator, for whoever asks for it.
 
-use std::fmt;
-
-use super::{FleetId, GrantRule, Invalid, OperatorName, OperatorPattern, Policy, Target, TargetName};
-use crate::access::{Glob, TargetPattern};
+use super::{FleetId, GrantRule, Invalid, OperatorName, OperatorPattern, Policy};
 
 impl Policy {
     /// Names who may look after the broker itself. Everybody is nobody in particular: `*` is refused.
@@ -48,37 +45,14 @@ impl Policy {
 
     /// Whether some grant of this operator is for instances of this fleet.
     pub fn could_reach_in(&self, operator: &OperatorName, fleet: &FleetId) -> bool {
-        self.rules_for(operator).flat_map(|rule| &rule.targets).any(|pattern| pattern.fleet.matches(fleet.as_str()))
-    }
-}
-
-impl GrantRule {
-    /// Whether it could match the name in some fleet.
-    pub fn could_match(&self, name: &TargetName) -> bool {
-        self.targets.iter().any(|pattern| pattern.matches(name.fleet.as_ref(), &name.instance))
-    }
-}
-
-impl TargetPattern {
-    pub fn takes(&self, target: &Target) -> bool {
-        self.matches(Some(&target.fleet), &target.instance)
-    }
-}
-
-/// As it is written in the configuration; any fleet is left out.
-impl fmt::Display for TargetPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fleet.as_str() {
-            Glob::ANY => f.write_str(self.instance.as_str()),
-            fleet => write!(f, "{fleet}/{}", self.instance.as_str()),
-        }
+        self.rules_for(operator).flat_map(|rule| &rule.targets).any(|pattern| pattern.is_for_fleet(fleet))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Capabilities, FleetAliases, InstanceId};
+    use crate::access::{Capabilities, FleetAliases, InstanceId, Target, TargetName, TargetPattern};
 
     fn name(text: &str) -> OperatorName {
         OperatorName::parse(text).unwrap()
@@ -88,8 +62,8 @@ mod tests {
         let groups = [("oncall", "bob"), ("night", "bob"), ("day", "alice")];
         let groups = groups.map(|(group, member)| (group.to_owned(), [name(member)].into_iter().collect()));
         let rule = |operators: &str, target: &str| {
-            let (operators, targets) = (OperatorPattern::parse(operators).unwrap(), TargetPattern::parse(target).unwrap());
-            GrantRule::new(vec![operators], vec![targets], Capabilities::default_allow())
+            let operators = vec![OperatorPattern::parse(operators).unwrap()];
+            GrantRule::new(operators, vec![TargetPattern::parse(target).unwrap()], Capabilities::default_allow())
         };
         Policy::new(groups.into_iter().collect(), vec![rule("@oncall", "fleet-a-*/ins-g*"), rule("alice", "ins-*")]).unwrap()
     }
