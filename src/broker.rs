@@ -282,7 +282,7 @@ impl<U: Upstream> Broker<U> {
 
     async fn decide(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Grant, NotOpened> {
         let target = self.resolve(policy, operator, name, asker).await?;
-        policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target.clone())))
+        policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target)))
     }
 
     /// Connects to a port of a target beside its SSH: the same order of work, but that no secret is used.

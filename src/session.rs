@@ -65,7 +65,7 @@ impl Default for Config {
 
 /// Everything that a session needs, shared by all of them.
 pub struct SessionRunner {
-    broker: Broker<Dialer>,
+    broker: Arc<Broker<Dialer>>,
     audit: Audit,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
@@ -73,7 +73,7 @@ pub struct SessionRunner {
 }
 
 impl SessionRunner {
-    pub fn new(broker: Broker<Dialer>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
+    pub fn new(broker: Arc<Broker<Dialer>>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
         Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
     }
 
@@ -161,7 +161,8 @@ impl Sessions for Runner {
     }
 }
 
-fn new_reference() -> Reference {
+/// For one session or command.
+pub(crate) fn new_reference() -> Reference {
     let mut random = [0; 4];
     // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
     let _ = rand::fill(&mut random);

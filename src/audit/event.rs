@@ -132,6 +132,15 @@ pub enum Event {
     HostKeyPinned { fingerprint: Text },
     #[serde(rename = "host_key.mismatch")]
     HostKeyMismatch { pinned: Text, offered: Text },
+    /// By an administrator: the next key that the instance shows is pinned in its place.
+    #[serde(rename = "host_key.forgotten")]
+    HostKeyForgotten { fingerprint: Text },
+    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`.
+    #[serde(rename = "doctor.started")]
+    DoctorStarted { typed: Text },
+    /// What an operator said to the broker itself.
+    #[serde(rename = "command.run")]
+    CommandRun { words: Text, exit_status: u32 },
     #[serde(rename = "session.opened")]
     SessionOpened {
         client: Text,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::commands::SessionChannels;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
@@ -140,6 +141,7 @@ impl Acceptor {
     }
 
     async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+        let reached = stream.local_addr()?;
         let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), self.stop.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
@@ -160,6 +162,7 @@ impl Acceptor {
             name: None,
             operator: None,
             sessions: Tally::new(),
+            channels: SessionChannels::new(reached),
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };

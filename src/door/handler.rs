@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use ssh_key::Certificate;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::commands::SessionChannels;
 use super::door::{SessionPermits, Shared};
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
@@ -48,6 +49,7 @@ pub(super) struct Connection {
     pub(super) operator: Option<Operator>,
     pub(super) sessions: Arc<Tally<()>>,
     pub(super) refusals: Arc<Tally<()>>,
+    pub(super) channels: SessionChannels,
     /// The forwards to other ports than SSH that are open, or were of late.
     pub(super) forwards: HashMap<ChannelId, CancellationToken>,
 }
@@ -245,9 +247,64 @@ impl Handler for Connection {
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.close(channel);
         if let Some(gone) = self.forwards.remove(&channel) {
             gone.cancel();
         }
         Ok(())
+    }
+
+    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+        match self.operator.is_some() {
+            false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
+            true if self.channels.open(channel) => reply.accept().await,
+            true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.channels.pty(channel, self.operator.as_ref()) {
+            true => session.channel_success(channel),
+            false => session.channel_failure(channel),
+        }
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(&mut self, channel: ChannelId, _: &str, _: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
     }
 }
