@@ -20,8 +20,9 @@ use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
 use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
 
-/// How the broker names itself to instances.
-const VERSION: &str = "SSH-2.0-ssh-broker";
+/// How the broker names itself to instances. By the first word sshd knows a peer that may be told of the end of writing (`eow@openssh.com`);
+/// without it, an operator who sends to a command that stopped reading would send for ever.
+const VERSION: &str = "SSH-2.0-OpenSSH_9.9 ssh-broker";
 
 /// Settings of `[upstream]`, with the ports that `[gse]` names.
 #[derive(Debug, Clone)]
