@@ -95,7 +95,7 @@ impl Subject {
 }
 
 /// What happened. The names are the contract with whoever reads the audit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event")]
 pub enum Event {
     #[serde(rename = "operator.authenticated")]
@@ -106,8 +106,14 @@ pub enum Event {
         claimed: Text,
         reason: Text,
     },
+    /// Connections from the source's address (an IPv6 /64) are refused from now on.
+    #[serde(rename = "source.penalized")]
+    SourcePenalized { offence: &'static str, refused_s: f64 },
+    /// Something of ours panicked over this connection.
+    #[serde(rename = "connection.crashed")]
+    ConnectionCrashed {},
     #[serde(rename = "target.denied")]
-    TargetDenied { typed: Text },
+    TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
     #[serde(rename = "lease.fetched")]
@@ -123,6 +129,9 @@ pub enum Event {
         /// Algorithms of the two legs: key exchange, host key, cipher (and MAC), operator's side first.
         downstream: Text,
         upstream: Text,
+        /// The weak ones among the algorithms of the instance's side.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        weak: Vec<&'static str>,
         resolve_ms: f64,
         quota_ms: f64,
         api_ms: f64,
@@ -150,6 +159,14 @@ pub enum Event {
         by: &'static str,
         reason: Text,
     },
+    /// Something in a channel that is allowed and that whoever reads the audit should see.
+    #[serde(rename = "channel.marked")]
+    ChannelMarked {
+        /// `nested-ssh`: a forward in which SSH is spoken.
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
+    },
     #[serde(rename = "channel.closed")]
     ChannelClosed {
         channel: u32,
@@ -162,6 +179,11 @@ pub enum Event {
         /// Payload bytes from the operator to the instance.
         bytes_up: u64,
     },
+    /// Raw TCP to a port of the target beside its SSH.
+    #[serde(rename = "forward.opened")]
+    ForwardOpened { kind: &'static str, port: u16, resolve_ms: f64, quota_ms: f64, api_ms: f64, connect_ms: f64, total_ms: f64 },
+    #[serde(rename = "forward.closed")]
+    ForwardClosed { kind: &'static str, port: u16, reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
 }
