@@ -6,6 +6,11 @@ use std::process::{Command, Output};
 
 use crate::lab::{Lab, exchange, pattern, text};
 
+mod fleet;
+mod libraries;
+mod mounted;
+mod newest;
+
 /// The path of a program that the machine must have.
 pub fn installed(program: &str) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
