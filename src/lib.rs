@@ -41,8 +41,10 @@
 //! | [`splice`] | pump, gate (with nested SSH, notices) and tap |
 //! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
 //! | [`session`] | one operator on one target: the two legs side by side, then the splice; raw TCP to another port; the end of either by time |
+//! | [`commands`] | what an operator says to the broker itself, as `ssh broker ls`; the door calls it through [`door::Commands`] |
 //! | [`audit`] | events as JSON lines |
 //! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
+//! | [`manual`] | manual pages and completions, for packages |
 //! | [`service`] | everything put together, and the process around it |
 //! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
 //!
@@ -71,6 +73,7 @@ pub mod audit;
 pub mod broker;
 pub mod cache;
 pub mod client_config;
+pub mod commands;
 pub mod demo;
 pub mod door;
 #[cfg(any(fuzzing, test))]
@@ -78,6 +81,7 @@ pub mod door;
 pub mod fuzzing;
 pub mod gse;
 pub mod keys;
+pub mod manual;
 pub mod pins;
 pub mod quick_ack;
 pub mod service;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::acceptor::Acceptor;
 use super::admission::Admission;
+use super::commands::Commands;
 use super::key_file::KeyFileError;
 use super::operators::Operators;
 use super::penalties::Penalties;
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) aliases: FleetAliases,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
+    pub(super) commands: Arc<dyn Commands>,
+    pub(super) commands_by_operator: Arc<Tally<OperatorName>>,
     pub(super) tracker: TaskTracker,
     limits: Limits,
     draining: AtomicBool,
@@ -99,6 +102,7 @@ impl Door {
         host_key: PrivateKey,
         audit: Audit,
         sessions: Arc<dyn Sessions>,
+        commands: Arc<dyn Commands>,
     ) -> Result<Self, DoorError> {
         const GCM: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
         const MODERN: &[cipher::Name] = &[
@@ -116,6 +120,8 @@ impl Door {
                 aliases,
                 audit,
                 sessions,
+                commands,
+                commands_by_operator: Tally::new(),
                 tracker: TaskTracker::new(),
                 limits,
                 draining: AtomicBool::new(false),

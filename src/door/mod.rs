@@ -5,6 +5,7 @@ mod acceptor;
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod commands;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
@@ -34,6 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use commands::{CommandLine, Commands, Said};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
 pub use penalties::PenaltyRules;
@@ -62,6 +64,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub struct Forward {
     pub operator: Operator,
     /// As in [`Jump`].
+    pub client_version: String,
     pub typed: String,
     pub name: Result<TargetName, Failure>,
     pub port: u16,

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+<<<<<<< HEAD
 use crate::lab::{Lab, exchange, pattern, text};
 
 mod fleet;
@@ -18,6 +19,9 @@ pub fn installed(program: &str) -> String {
     let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
     found.display().to_string()
 }
+=======
+use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
+>>>>>>> main
 
 /// A program of the Python environment that `tests/run` makes.
 pub fn in_venv(program: &str) -> PathBuf {
@@ -27,21 +31,20 @@ pub fn in_venv(program: &str) -> PathBuf {
     path
 }
 
+<<<<<<< HEAD
 pub fn succeeded(out: &Output) -> String {
     assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
     text(&out.stdout)
 }
 
+=======
+>>>>>>> main
 fn says_seven(out: &Output) {
     assert_eq!((out.status.code(), text(&out.stdout)), (Some(7), "out\n".to_owned()), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("err\n"), "{}", text(&out.stderr));
 }
 
 const SEVEN: &str = "echo out; echo err >&2; exit 7";
-
-fn fingerprint(key: &Path) -> String {
-    succeeded(&Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap()).split(' ').nth(1).unwrap().to_owned()
-}
 
 /// A megabyte in a file of the lab's.
 fn file(lab: &Lab) -> (PathBuf, Vec<u8>) {

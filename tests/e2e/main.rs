@@ -8,6 +8,7 @@ mod audit;
 mod clients;
 mod cloud;
 mod conformance;
+mod commands;
 mod failures;
 mod gate;
 mod grants;
