@@ -292,7 +292,14 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
+                let answers_pings = to.leg.answers_pings();
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
+                // Announced by our leg, and not known to the instance: the answer is the leg's too.
+                if direction == Direction::Up && message.first() == Some(&msg::PING) && !answers_pings {
+                    from.leg.answer_ping(message).map_err(from_end)?;
+                    to.leg.outgoing().truncate(start);
+                    continue;
+                }
                 match gate.judge(direction, message) {
                     Verdict::Pass => tap.observe(direction, message, None).map_err(from_end)?,
                     Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,

@@ -4,16 +4,41 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+<<<<<<< HEAD
+use crate::lab::{Lab, exchange, pattern, text};
+
+mod fleet;
+mod libraries;
+mod mounted;
+mod newest;
+
+/// The path of a program that the machine must have.
+pub fn installed(program: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
+    found.display().to_string()
+}
+=======
 use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
+>>>>>>> main
 
 /// A program of the Python environment that `tests/run` makes.
-fn in_venv(program: &str) -> PathBuf {
+pub fn in_venv(program: &str) -> PathBuf {
     let venv = std::env::var_os("LAB_VENV").map_or_else(|| PathBuf::from("/var/lib/ssh-broker-tests/venv"), PathBuf::from);
     let path = venv.join("bin").join(program);
     assert!(path.is_file(), "{} is not there: run the tests with tests/run, which makes it (LAB_VENV says where)", path.display());
     path
 }
 
+<<<<<<< HEAD
+pub fn succeeded(out: &Output) -> String {
+    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+=======
+>>>>>>> main
 fn says_seven(out: &Output) {
     assert_eq!((out.status.code(), text(&out.stdout)), (Some(7), "out\n".to_owned()), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("err\n"), "{}", text(&out.stderr));

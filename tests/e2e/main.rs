@@ -7,6 +7,7 @@ mod algorithms;
 mod audit;
 mod clients;
 mod cloud;
+mod conformance;
 mod commands;
 mod failures;
 mod gate;
