@@ -103,6 +103,8 @@ pub struct Plan {
     pub allow: &'static str,
     pub mode: Mode,
     pub extra: String,
+    /// More lines of `[listen]`.
+    pub listen: String,
     pub port: u16,
 }
 
@@ -113,6 +115,7 @@ impl Default for Plan {
             allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11""#,
             mode: Mode::AllActions,
             extra: String::new(),
+            listen: String::new(),
             port: 0,
         }
     }
@@ -195,7 +198,7 @@ impl Lab {
             false => format!("[[grants]]\noperators = [\"alice\"]\ntargets = [\"ins-*\"]\nallow = [{}]\n", plan.allow),
         };
         let text = format!(
-            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
+            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
              [audit]\npath = \"{dir}/audit.jsonl\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
@@ -203,6 +206,7 @@ impl Lab {
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
+            listen = plan.listen,
         );
         private(&self.path("broker.toml"), text.as_bytes());
     }

@@ -9,6 +9,7 @@ mod clients;
 mod cloud;
 mod failures;
 mod gate;
+mod hostile;
 mod lab;
 mod sessions;
 mod splice;
