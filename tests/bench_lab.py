@@ -69,6 +69,7 @@ class Lab:
     def __init__(self, brokers):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="bench."))
         self.started = []
+        self.programs = brokers
         self.sessions = set()
         for key in ("operator", "login"):
             self.keygen(key)
@@ -154,9 +155,23 @@ startups = 500
 [audit]
 path = "{home}/audit.jsonl"
 """)
-        pid = self.start([program, "serve", "--config", home / "broker.toml"], stderr=open(home / "broker.log", "w"))
+        return self.serve(program, home, port)
+
+    def serve(self, program, home, port):
+        with open(home / "broker.log", "a") as log:
+            pid = self.start([program, "serve", "--config", home / "broker.toml"], stderr=log)
         await_port(port)
         return pid
+
+    def restart(self, way):
+        """A broker anew: what was measured before has left its memory larger than it began."""
+        number = self.broker_ways.index(way)
+        old = next(process for process in self.started if process.pid == way.tree.pid)
+        old.terminate()
+        old.wait(20)
+        self.started.remove(old)
+        way.tree = Tree(self.serve(self.programs[number], self.dir / f"broker{number + 1}", way.port))
+        subprocess.run(self.ssh(way, "true"), check=True, stdin=subprocess.DEVNULL)
 
     def endpoint(self, port):
         """The smallest endpoint that answers; the real checks are in the tests."""
@@ -195,7 +210,9 @@ path = "{home}/audit.jsonl"
         blocks.append(f"Host *\n  IdentityFile {self.dir}/operator\n  IdentitiesOnly yes\n  IdentityAgent none\n  StrictHostKeyChecking no\n"
                       "  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  BatchMode yes\n")
         config = self.dir / f"config.{cipher}.{delayed}"
-        config.write_text("".join(blocks))
+        # Once: others may be reading it.
+        if not config.exists():
+            config.write_text("".join(blocks))
         return ["ssh", "-F", config, way.host, *command]
 
 

@@ -3,11 +3,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use ssh_key::Certificate;
 
 use super::admission::StartupPermit;
 use super::door::Shared;
+use super::gauge::Counted;
+use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::{ByteStream, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
@@ -35,6 +37,7 @@ pub(super) struct Connection {
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
     pub(super) sessions: Arc<super::tally::Tally<()>>,
+    pub(super) jumps: Jumps,
 }
 
 impl Connection {
@@ -150,12 +153,31 @@ impl Handler for Connection {
             return Ok(());
         }
         reply.accept().await;
-        let (jump, permits) = self.jump(operator, host, Box::new(channel.into_stream()));
+        let stream = self.jumps.open(channel, self.shared.pipe());
+        let (jump, permits) = self.jump(operator, host, Box::new(stream));
         let session = self.shared.sessions.run(jump);
         self.shared.tracker.spawn(async move {
             session.await;
             drop(permits);
         });
+        Ok(())
+    }
+
+    /// The library has put the message into the channel's queue.
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        if self.jumps.count(channel, data.len()).await == Counted::Stalled {
+            tracing::warn!(source = %self.source, "a session is ended: it took nothing for too long");
+            session.close(channel)?;
+        }
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
+        self.jumps.window(channel)
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.jumps.closed(channel);
         Ok(())
     }
 }

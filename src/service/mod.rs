@@ -41,6 +41,7 @@ pub enum ServiceError {
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServiceError> {
+    process::keep_freed_memory();
     let keys = Keys::load_or_create(&settings.state_dir)?;
     let (audit, writer) = Audit::start(&settings.audit)?;
     let addresses = settings.door.addresses.clone();

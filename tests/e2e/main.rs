@@ -12,5 +12,6 @@ mod gate;
 mod hostile;
 mod lab;
 mod sessions;
+mod shared;
 mod splice;
 mod trust;
