@@ -5,13 +5,17 @@ mod forward;
 mod live;
 mod opening;
 mod relay;
+#[cfg(test)]
+mod tests;
 mod trail;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
+use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
@@ -78,9 +82,20 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    async fn run_session(self: Arc<Self>, jump: Jump) {
+    /// A panic ends this session, and is told.
+    async fn run_alone(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());
+        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+        if session.catch_unwind().await.is_err() {
+            tracing::error!(session = ?subject.reference, "a session ended in a panic");
+            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
+                tracing::error!(%error, "the crash of a session could not be written to the audit");
+            }
+        }
+    }
+
+    async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
         let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
@@ -89,7 +104,7 @@ impl SessionRunner {
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
-    async fn tell(&self, subject: &Subject, typed: &str, refused: &NotOpened) {
+    fn refusal(subject: &Subject, typed: &str, refused: &NotOpened) -> (Subject, Event) {
         let mut subject = subject.clone();
         if let Some(target) = &refused.target {
             subject.set_target(target);
@@ -103,9 +118,7 @@ impl SessionRunner {
             Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
             None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
         };
-        if let Err(error) = self.audit.record(&subject, event).await {
-            tracing::error!(%error, "a refusal could not be written to the audit");
-        }
+        (subject, event)
     }
 
     async fn splice(
@@ -140,7 +153,7 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_session(jump))
+        Box::pin(self.0.clone().run_alone(jump))
     }
 
     fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {

@@ -8,8 +8,11 @@ use super::answer::{Answer, Exit, Report, exit_of};
 use super::plain::plain;
 use super::table::Table;
 use crate::access::{Code, Failure, Lease, Target, TargetName};
-use crate::audit::{Audit, Event, Subject};
-use crate::broker::{Broker, Opened, Step, Upstream, Witness};
+use crate::audit::{Audit, Event, Subject, Text};
+use crate::broker::{BoxFuture, Broker, Opened, Step, Upstream, Witness};
+
+/// For the audit to keep that the way is tried.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One phase of the way, with its time or without when it is where the way ended.
 #[derive(Serialize)]
@@ -59,7 +62,12 @@ impl Report for Doctor {
 /// Everything that a session does before its first byte, and then no session: the connection is closed.
 pub(super) async fn doctor<U: Upstream>(broker: &Broker<U>, audit: &Audit, name: &TargetName, asked: &Asked) -> Answer {
     let asker = asked.asker();
-    let probe = Probe { subject: Mutex::new(asked.subject.clone()), learned: Mutex::default() };
+    let probe = Probe {
+        audit,
+        typed: Text::new(name.to_string().as_bytes()),
+        subject: Mutex::new(asked.subject.clone()),
+        learned: Mutex::default(),
+    };
     let opened = asked.in_time(&asker, async { Ok(broker.open(&asked.operator, name, &asker, &probe).await) }).await;
     let opened = match opened {
         Ok(Ok(opened)) => Ok(opened),
@@ -156,7 +164,9 @@ fn ms(took: Duration) -> f64 {
 }
 
 /// Collects what the way teaches.
-struct Probe {
+struct Probe<'a> {
+    audit: &'a Audit,
+    typed: Text,
     subject: Mutex<Subject>,
     learned: Mutex<Learned>,
 }
@@ -168,7 +178,7 @@ struct Learned {
     events: Vec<(Subject, Event)>,
 }
 
-impl Probe {
+impl Probe<'_> {
     fn learn(&self, learn: impl FnOnce(&mut Learned)) {
         learn(&mut self.learned.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -180,7 +190,17 @@ impl Probe {
     }
 }
 
-impl Witness for Probe {
+impl Witness for Probe<'_> {
+    fn started<'a>(&'a self, _name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async {
+            let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let kept = self.audit.record_durably(&subject, Event::DoctorStarted { typed: self.typed.clone() }, AUDIT_PATIENCE).await;
+            let unaudited =
+                |error| Failure::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written").because(error);
+            kept.map_err(unaudited)
+        })
+    }
+
     fn passed(&self, step: Step, took: Duration) {
         self.learn(|learned| learned.steps.push((step, took)));
     }

@@ -64,6 +64,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub struct Forward {
     pub operator: Operator,
     /// As in [`Jump`].
+    pub client_version: String,
     pub typed: String,
     pub name: Result<TargetName, Failure>,
     pub port: u16,
