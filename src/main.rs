@@ -6,12 +6,14 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use ssh_broker::client_config::{BrokerHost, client_config};
+use clap::{CommandFactory, Parser, Subcommand};
+use ssh_broker::client_config::{BrokerHost, Paste};
 use ssh_broker::demo;
 use ssh_broker::keys::PublicKeys;
+use ssh_broker::manual;
 use ssh_broker::service::{self, harden};
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, Problem, Purpose, Settings};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 /// Something broke.
@@ -58,6 +60,12 @@ enum Command {
         #[arg(long)]
         tour: bool,
     },
+    /// Write manual pages and shell completions into a directory, for packages
+    #[command(hide = true)]
+    Generate {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -72,6 +80,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => serve(&config.path),
         Command::Demo { command, tour } => demo(&command, tour),
         Command::Check { config } => check(&config.path),
+        Command::Generate { dir } => ended(manual::write(Arguments::command(), &dir).map(|()| ExitCode::SUCCESS)),
         Command::ClientConfig { config, host, port } => print_client_config(&config.path, &host, port),
     };
     code.unwrap_or_else(|error| {
@@ -88,7 +97,9 @@ fn serve(file: &Path) -> io::Result<ExitCode> {
     };
     print_warnings(&warnings)?;
     log_to_stderr("info");
-    let served = harden().map_err(Into::into).and_then(|()| runtime()?.block_on(service::serve(settings)));
+    // The door runs connections on threads of its own.
+    let served =
+        harden().map_err(Into::into).and_then(|()| Builder::new_current_thread().enable_all().build()?.block_on(service::serve(settings)));
     ended(served.map(|()| ExitCode::SUCCESS))
 }
 
@@ -97,7 +108,7 @@ fn demo(command: &[String], tour: bool) -> io::Result<ExitCode> {
     let shell = command.is_empty() && !tour && demo::on_a_terminal();
     // A command's output stands alone on standard output; a tour is the output.
     let mut out: Box<dyn Write + Send> = if command.is_empty() && !shell { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
-    let ended_demo = runtime()?.block_on(demo::run(command, shell, &mut out));
+    let ended_demo = Builder::new_multi_thread().enable_all().build()?.block_on(demo::run(command, shell, &mut out));
     ended(ended_demo.map(|ended| match ended {
         demo::Ended::Exit(code) => ExitCode::from(code),
         demo::Ended::Interrupted => ExitCode::from(FAILED),
@@ -109,10 +120,6 @@ fn ended(result: Result<ExitCode, impl Display>) -> io::Result<ExitCode> {
         writeln!(io::stderr(), "ssh-broker: {error}")?;
         Ok(ExitCode::from(FAILED))
     })
-}
-
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// `RUST_LOG` decides what is logged; standard output belongs to the audit.
@@ -141,7 +148,7 @@ fn print_client_config(file: &Path, host: &BrokerHost, port: Option<NonZeroU16>)
         writeln!(io::stderr(), "ssh-broker: listen.addresses names no fixed port: say with --port where operators reach the broker")?;
         return Ok(ExitCode::from(REFUSED));
     };
-    match PublicKeys::load(&settings.state_dir).and_then(|keys| client_config(host, port, &keys)) {
+    match PublicKeys::load(&settings.state_dir).and_then(|keys| Paste::new(host, port, &keys)) {
         Ok(text) => write!(io::stdout(), "{text}").map(|()| ExitCode::SUCCESS),
         Err(error) => writeln!(io::stderr(), "ssh-broker: {error}").map(|()| ExitCode::from(FAILED)),
     }

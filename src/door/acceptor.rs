@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +14,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::commands::SessionChannels;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
+use super::jumps::Jumps;
+use super::lanes::Lanes;
 use super::penalties::{Offence, Penalties};
 use super::prelude::{self, Prelude};
 use super::proxy::{self, Origin};
+use super::read_ahead::ReadAhead;
 use super::tally::Tally;
 use super::turned_away::{Refusal, TurnedAway};
 use crate::audit::{Event, Subject};
@@ -61,7 +66,7 @@ struct Arrival {
 
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
-    pub(super) async fn accept_all(self, listener: TcpListener) {
+    pub(super) async fn accept_all(self, listener: TcpListener, lanes: Arc<Lanes>) {
         let stop = self.stop.clone();
         let accepting = async {
             while let Some(connection) = self.admission.connection().await {
@@ -76,7 +81,10 @@ impl Acceptor {
                     }
                 };
                 match self.admit(peer) {
-                    Ok(startup) => drop(self.shared.tracker.spawn(self.clone().serve(stream, peer, connection, startup))),
+                    Ok(startup) => match stream.into_std() {
+                        Ok(stream) => lanes.spawn(&self.shared.tracker, self.clone().serve(stream, peer, connection, startup)),
+                        Err(error) => tracing::warn!(%error, "failed to hand a connection over"),
+                    },
                     Err(refusal) => self.turned_away.tell(&stream, peer, refusal),
                 }
             }
@@ -100,7 +108,7 @@ impl Acceptor {
             return Err(Refusal::Penalized);
         }
         let slot = self.admission.startup(source.ip(), draw()).ok_or(Refusal::Full)?;
-        self.admission.from_source(slot, source.ip()).ok_or(Refusal::Share)
+        self.admission.charge_source(slot, source.ip()).ok_or(Refusal::Share)
     }
 
     fn is_balancer(&self, peer: SocketAddr) -> bool {
@@ -109,7 +117,7 @@ impl Acceptor {
     }
 
     /// One connection, from its first byte to its end.
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+    async fn serve(self, stream: std::net::TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
         let arrival = Arrival {
             source: Mutex::new(peer),
             deadline: Instant::now() + self.login_grace,
@@ -143,8 +151,10 @@ impl Acceptor {
         drop(connection);
     }
 
-    async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
-        let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), self.stop.clone());
+    async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+        let reached = stream.local_addr()?;
+        let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
+        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), self.stop.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -164,6 +174,9 @@ impl Acceptor {
             name: None,
             operator: None,
             sessions: Tally::new(),
+            channels: SessionChannels::new(reached),
+            jumps: Jumps::default(),
+            forwards: HashMap::new(),
             refusals: Tally::new(),
         };
         server::run_stream(config, stream, handler).await?.await
@@ -172,7 +185,7 @@ impl Acceptor {
     /// Learns from a balancer whose connection it is, and admits that source.
     async fn introduce(
         &self,
-        stream: &mut Guarded<QuickAck>,
+        stream: &mut Guarded<ReadAhead>,
         arrival: &Arrival,
         slot: StartupSlot,
     ) -> Result<Option<StartupPermit>, russh::Error> {
@@ -180,7 +193,7 @@ impl Acceptor {
         arrival.excused.store(true, Ordering::Relaxed);
         let Origin::Client(source) = proxy::read_header(stream).await? else {
             let peer = arrival.source();
-            return Ok(self.admission.from_source(slot, peer.ip()));
+            return Ok(self.admission.charge_source(slot, peer.ip()));
         };
         *arrival.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
         drop(slot);

@@ -91,7 +91,7 @@ impl Admission {
     }
 
     /// Whether this source may have one more connection that has not authenticated.
-    pub(super) fn from_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
+    pub(super) fn charge_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
         let source = self.sources.take(netblock::source(address), self.limits.startups_per_source)?;
         let netblock = self.netblocks.take(netblock::netblock(address), self.limits.startups_per_netblock)?;
         Some(StartupPermit { address, recent: self.recent.clone(), _startup: startup, _source: source, _netblock: netblock })
@@ -148,7 +148,7 @@ mod tests {
         let mut held = Vec::new();
         let mut admit = |address: &str| {
             let address = address.parse().unwrap();
-            let permit = admission.from_source(admission.startup(address, 0).unwrap(), address);
+            let permit = admission.charge_source(admission.startup(address, 0).unwrap(), address);
             let admitted = permit.is_some();
             held.extend(permit);
             admitted
@@ -160,7 +160,7 @@ mod tests {
         assert!(admit("2001:db8:0:2::1") && !admit("2001:db8:0:3::1"), "three of a /48");
         held.clear();
         let address = "192.0.2.1".parse().unwrap();
-        assert!(admission.from_source(admission.startup(address, 0).unwrap(), address).is_some());
+        assert!(admission.charge_source(admission.startup(address, 0).unwrap(), address).is_some());
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         let limits = Limits { startups: 100, startups_drop_from: 20, startups_drop_percent: 30, ..limits() };
         let admission = Admission::new(limits);
         let (stranger, known) = ("192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap());
-        admission.from_source(admission.startup(known, 0).unwrap(), known).unwrap().proven();
+        admission.charge_source(admission.startup(known, 0).unwrap(), known).unwrap().proven();
         let let_in = |admission: &Admission| (0..100).filter(|draw| admission.startup(stranger, *draw).is_some()).count();
         let mut held: Vec<_> = Vec::new();
         let mut seen = Vec::new();

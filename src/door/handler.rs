@@ -1,18 +1,26 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use ssh_key::Certificate;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::commands::SessionChannels;
 use super::door::{SessionPermits, Shared};
+use super::gauge::Counted;
+use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
+use super::pending::Pending;
 use super::tally::{Tally, TallyPermit};
-use super::{ByteStream, Jump};
+use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
 use crate::audit::{AuditError, Event, Subject};
+use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
@@ -43,6 +51,10 @@ pub(super) struct Connection {
     pub(super) operator: Option<Operator>,
     pub(super) sessions: Arc<Tally<()>>,
     pub(super) refusals: Arc<Tally<()>>,
+    pub(super) channels: SessionChannels,
+    pub(super) jumps: Jumps,
+    /// The forwards to other ports than SSH that are open, or were of late.
+    pub(super) forwards: HashMap<ChannelId, CancellationToken>,
 }
 
 /// The slots that a session, or the sentence that there is none, stands on until its end.
@@ -95,6 +107,14 @@ impl Connection {
         }
     }
 
+    /// Runs what was admitted; its slots go back when it has ended.
+    fn spawn(&self, running: BoxFuture<'static, ()>, slots: Slots) {
+        self.shared.tracker.spawn(async move {
+            running.await;
+            drop(slots);
+        });
+    }
+
     /// What a jump to this name becomes. `None` when it is not even told why not.
     fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
         let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
@@ -126,6 +146,18 @@ impl Connection {
             tracing::info!(%error, operator = %operator.name, "a connection was ended: what it asks for cannot be audited");
             russh::Error::Disconnect
         })
+    }
+}
+
+/// The host string as it may be shown.
+fn shown(host: &str) -> String {
+    host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Whose connection is gone, so are their forwards.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.forwards.values().for_each(CancellationToken::cancel);
     }
 }
 
@@ -192,23 +224,108 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        if port != SSH_PORT {
-            tracing::info!(operator = %operator.name, port, "refused: only port 22 of a target is served");
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
-            return Ok(());
-        }
-        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let typed = shown(host);
         let Some((name, slots)) = self.judge(&operator, host) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return self.note_rejected(&operator, &typed);
         };
-        reply.accept().await;
-        let stream: Box<dyn ByteStream> = Box::new(channel.into_stream());
-        let session = self.shared.sessions.run(Jump { operator, client_version: self.client_version.clone(), typed, name, stream });
-        self.shared.tracker.spawn(async move {
-            session.await;
-            drop(slots);
-        });
+        let client_version = self.client_version.clone();
+        if port == SSH_PORT {
+            reply.accept().await;
+            let stream = Box::new(self.jumps.open(channel, self.shared.pipe()));
+            let jump = Jump { operator, client_version, typed, name, stream };
+            self.spawn(self.shared.sessions.run(jump), slots);
+            return Ok(());
+        }
+        let Ok(port) = u16::try_from(port) else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        };
+        let gone = CancellationToken::new();
+        self.forwards.retain(|_, gone| !gone.is_cancelled());
+        self.forwards.insert(channel.id(), gone.clone());
+        let stream = self.jumps.open(channel, self.shared.pipe());
+        let forward =
+            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { stream, reply }), gone: gone.clone() };
+        let running = self.shared.sessions.forward(forward);
+        // Also marks it for being forgotten.
+        self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), slots);
         Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.close(channel);
+        self.jumps.closed(channel);
+        if let Some(gone) = self.forwards.remove(&channel) {
+            gone.cancel();
+        }
+        Ok(())
+    }
+
+    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+        match self.operator.is_some() {
+            false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
+            true if self.channels.open(channel) => reply.accept().await,
+            true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.channels.pty(channel, self.operator.as_ref()) {
+            true => session.channel_success(channel),
+            false => session.channel_failure(channel),
+        }
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(&mut self, channel: ChannelId, _: &str, _: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    /// The library has put the message into the channel's queue.
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        if self.jumps.count(channel, data.len()).await == Counted::Stalled {
+            tracing::warn!(source = %self.source, "a session is ended: it took nothing for too long");
+            session.close(channel)?;
+        }
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
+        self.jumps.window(channel)
     }
 }

@@ -5,23 +5,30 @@ mod acceptor;
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod commands;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod gauge;
 mod guarded;
 mod handler;
+mod jumps;
 mod key_file;
 mod key_options;
 mod key_rules;
+mod lanes;
 mod netblock;
 mod operators;
 mod penalties;
+mod pending;
 mod prelude;
 mod proxy;
+mod read_ahead;
 mod recent;
 mod source_list;
+mod stream;
 mod tally;
 mod turned_away;
 
@@ -31,8 +38,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use commands::{CommandLine, Commands, Said};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
 pub use penalties::PenaltyRules;
@@ -57,9 +66,38 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What runs a session on a jump's stream, until either side ends it.
+/// What the door hands over for every direct-tcpip open to another port.
+pub struct Forward {
+    pub operator: Operator,
+    /// As in [`Jump`].
+    pub client_version: String,
+    pub typed: String,
+    pub name: Result<TargetName, Failure>,
+    pub port: u16,
+    /// Not answered yet: the operator's client reads a refusal in its place.
+    pub channel: Box<dyn PendingChannel>,
+    /// The operator's side has closed the channel, or is gone.
+    pub gone: CancellationToken,
+}
+
+/// A channel that an operator's client asked for. Dropped, it is refused.
+pub trait PendingChannel: Send {
+    fn accept(self: Box<Self>) -> BoxFuture<'static, Box<dyn ByteStream>>;
+    fn refuse(self: Box<Self>, kind: Refusal, sentence: String) -> BoxFuture<'static, ()>;
+}
+
+/// Reasons for a refused channel (RFC 4254, 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Prohibited,
+    ConnectFailed,
+    Shortage,
+}
+
+/// What runs a session on a jump's stream, or a forward, until either side ends it.
 pub trait Sessions: Send + Sync + 'static {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
+    fn forward(&self, forward: Forward) -> BoxFuture<'static, ()>;
 }
 
 /// Settings of `[listen]`, `[operators]`, `[penalties]` and the part of `[limits]` that the door enforces.

@@ -1,26 +1,23 @@
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{SessionRunner, broken};
-use crate::access::{Code, Failure, Grant, Lease, Reference, Target, TargetName};
-use crate::audit::{Audit, AuditError, Event, Subject, Text};
-use crate::broker::{Asker, BoxFuture, NotOpened, Opened, Witness};
+use super::trail::{Owed, Trail};
+use super::{SessionRunner, broken, ms};
+use crate::access::{Code, Failure, Grant, Reference, TargetName};
+use crate::audit::{Event, Subject, Text};
+use crate::broker::{Asker, NotOpened, Opened};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
 
-/// How the broker names itself to operators.
-const VERSION: &str = "SSH-2.0-ssh-broker";
+/// How the broker names itself to operators. Their OpenSSH says `eow@openssh.com` and `no-more-sessions@openssh.com` only to another
+/// OpenSSH; without the first, `ssh ins-x cat big | head` would not end before the file does.
+const VERSION: &str = "SSH-2.0-OpenSSH_9.9 ssh-broker";
 /// A client that has not offered its algorithms by then waits for ours.
 const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
 /// For the last words to a client that is being refused, until it closes.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// For the audit to keep the start of a session.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 type Downstream = Connection<Box<dyn ByteStream>>;
 type Upstream = Connection<QuickAck>;
@@ -40,11 +37,12 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                let mut owed = Owed::from([self.refusal(&typed, &failure.clone().into())]);
-                self.record_now(&mut owed);
+                let mut owed = Owed::nothing(&self.runner.audit);
+                owed.push(SessionRunner::refusal(self.subject, &typed, &failure.clone().into()));
+                owed.record_now();
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
-                self.record_rest(owed).await;
+                owed.record_rest().await;
                 return None;
             }
         };
@@ -53,27 +51,21 @@ impl Opening<'_> {
 
         let deadline = self.started + self.runner.config.open_deadline;
         let asker = Asker::new(jump.operator.name.clone(), deadline);
-        let trail = Trail {
-            audit: self.runner.audit.clone(),
-            typed: Text::new(typed.as_bytes()),
-            client: Text::new(jump.client_version.as_bytes()),
-            base: Mutex::new(self.subject.clone()),
-            events: Mutex::default(),
-        };
+        let trail = Trail::new(&self.runner.audit, self.subject.clone(), &typed, &jump.client_version);
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
             let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
-        let mut owed = trail.events.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = trail.into_owed();
         match outcome {
             Err(error) => {
                 // Nobody is there to read anything.
                 tracing::info!(session = %reference, %error, "the operator's client left before its session stood");
                 let reason = Text::new(error.to_string().as_bytes());
-                owed.push_back((self.subject.clone(), Event::SessionAbandoned { typed: Text::new(typed.as_bytes()), reason }));
-                self.record_rest(owed).await;
+                owed.push((self.subject.clone(), Event::SessionAbandoned { typed: Text::new(typed.as_bytes()), reason }));
+                owed.record_rest().await;
                 None
             }
             Ok(Err(refused)) => {
@@ -161,12 +153,12 @@ impl Opening<'_> {
         self.subject.request_id = Some(lease.request_id.as_str().into());
         let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
         let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
-        let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e2;
         let event = Event::SessionOpened {
             client: version(&downstream.leg),
             server: version(&upstream.leg),
             downstream: Text::new(describe(&downstream.leg).as_bytes()),
             upstream: Text::new(describe(&upstream.leg).as_bytes()),
+            weak: upstream.leg.weak(),
             resolve_ms: ms(phases.resolve),
             quota_ms: ms(phases.quota),
             api_ms: ms(phases.api),
@@ -175,8 +167,8 @@ impl Opening<'_> {
             auth_ms: ms(phases.auth),
             total_ms: ms(self.started.elapsed()),
         };
-        owed.push_back((self.subject.clone(), event));
-        if let Err(failure) = self.record_in_time(&mut owed).await {
+        owed.push((self.subject.clone(), event));
+        if let Err(failure) = owed.record_in_time().await {
             self.refuse(downstream, typed, reference, failure.into(), owed).await;
             return None;
         }
@@ -185,7 +177,8 @@ impl Opening<'_> {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
             let reason = Text::new(format!("operator: {error}").as_bytes());
             let closed = Event::SessionClosed { reason, bytes_down: 0, bytes_up: 0, duration_s: self.started.elapsed().as_secs_f64() };
-            self.record_rest(Owed::from([(self.subject.clone(), closed)])).await;
+            owed.push((self.subject.clone(), closed));
+            owed.record_rest().await;
             return None;
         }
         Some((downstream, upstream, grant))
@@ -194,71 +187,16 @@ impl Opening<'_> {
     /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit
     /// has room for is there before, the rest behind it: an audit that takes nothing keeps nobody from reading why.
     async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened, mut owed: Owed) {
-        owed.push_back(self.refusal(typed, &refused));
-        self.record_now(&mut owed);
+        owed.push(SessionRunner::refusal(self.subject, typed, &refused));
+        owed.record_now();
         let sentence = refused.failure.sentence(typed, reference);
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
-        self.record_rest(owed).await;
+        owed.record_rest().await;
     }
-
-    /// The log gets the chain, the audit the decision.
-    fn refusal(&self, typed: &str, refused: &NotOpened) -> (Subject, Event) {
-        let mut subject = self.subject.clone();
-        if let Some(target) = &refused.target {
-            subject.set_target(target);
-        }
-        let failure = &refused.failure;
-        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
-        let (code, reason) = (failure.code.as_str(), failure.chain());
-        let typed = Text::new(typed.as_bytes());
-        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
-        let event = match refused.denied {
-            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
-            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
-        };
-        (subject, event)
-    }
-
-    /// As far as there is room.
-    fn record_now(&self, owed: &mut Owed) {
-        while let Some((subject, event)) = owed.front()
-            && self.runner.audit.try_record(subject, event.clone()).is_ok()
-        {
-            owed.pop_front();
-        }
-    }
-
-    /// All of it, or why there will be no session.
-    async fn record_in_time(&self, owed: &mut Owed) -> Result<(), Failure> {
-        let recorded = tokio::time::timeout(AUDIT_PATIENCE, async {
-            while let Some((subject, event)) = owed.front() {
-                self.runner.audit.record(subject, event.clone()).await?;
-                owed.pop_front();
-            }
-            Ok(())
-        });
-        recorded.await.unwrap_or(Err(AuditError::Stalled(AUDIT_PATIENCE))).map_err(unaudited)
-    }
-
-    /// However long it takes: nobody waits for it but this session's place under the limits.
-    async fn record_rest(&self, owed: Owed) {
-        for (subject, event) in owed {
-            if let Err(error) = self.runner.audit.record(&subject, event).await {
-                tracing::error!(%error, "what became of an opening could not be written to the audit");
-            }
-        }
-    }
-}
-
-/// Events that the audit has not taken yet, in order.
-type Owed = VecDeque<(Subject, Event)>;
-
-fn unaudited(error: AuditError) -> Failure {
-    broken("its audit cannot be written").because(error)
 }
 
 /// From the first byte to the request to be let in.
@@ -288,63 +226,10 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
 }
 
-fn out_of_time(asker: &Asker) -> NotOpened {
+pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
     let failure = match asker.place().ahead() {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
     failure.into()
-}
-
-/// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
-struct Trail {
-    audit: Audit,
-    typed: Text,
-    client: Text,
-    base: Mutex<Subject>,
-    events: Mutex<Owed>,
-}
-
-impl Trail {
-    fn push(&self, subject: Subject, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back((subject, event));
-    }
-
-    fn subject(&self, target: &Target) -> Subject {
-        let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        subject.set_target(target);
-        subject
-    }
-}
-
-impl Witness for Trail {
-    fn started<'a>(&'a self, name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async {
-            let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            subject.target = Some(name.instance.as_str().into());
-            subject.fleet = name.fleet.as_ref().map(|fleet| fleet.as_str().into());
-            let event = Event::SessionStarted { typed: self.typed.clone(), client: self.client.clone() };
-            let kept = self.audit.record_durably(&subject, event, AUDIT_PATIENCE).await;
-            kept.map_err(unaudited)
-        })
-    }
-
-    fn leased(&self, lease: &Lease, cached: bool) {
-        let mut subject = self.subject(&lease.target);
-        subject.login = Some(lease.login.as_str().into());
-        subject.request_id = Some(lease.request_id.as_str().into());
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
-        if !cached {
-            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
-        }
-    }
-
-    fn host_key_pinned(&self, target: &Target, fingerprint: &str) {
-        self.push(self.subject(target), Event::HostKeyPinned { fingerprint: fingerprint.into() });
-    }
-
-    fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
-        self.push(self.subject(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
-    }
 }

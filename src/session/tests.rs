@@ -113,7 +113,7 @@ fn house(panics: bool) -> House {
     let (audit, _writer) = Audit::with_sink(Box::new(lines.clone()), 100);
     let dir = tempfile::tempdir().unwrap();
     let certificates = Arc::new(Certificates(Keys::load_or_create(dir.path()).unwrap()));
-    let runner = Runner(SessionRunner::new(broker, audit.clone(), certificates, Config::default()));
+    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), certificates, Config::default()));
     House { runner, lines, kept_before, audit }
 }
 

@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
 const IDLE_TICK: Duration = Duration::from_secs(60);
 
+/// Rounds of one turn, about a mebibyte: then the other sessions of the thread have theirs.
+const ROUNDS: usize = 16;
+
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -171,13 +174,15 @@ where
     }
 
     fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
-        loop {
+        for _ in 0..ROUNDS {
             match self.poll_once(cx, tick.as_mut()) {
                 Ok(true) => self.moved = true,
                 Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.
@@ -185,7 +190,11 @@ where
         if let Poll::Ready(farewell) = self.orders.poll(cx) {
             return Err(End::Broker(farewell));
         }
-        let Self { downstream, upstream, gate, tap, .. } = self;
+        let Self { downstream, upstream, gate, tap, orders, .. } = self;
+        for text in orders.notices() {
+            gate.notice(&text);
+            say(gate, &mut downstream.leg)?;
+        }
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
         // Behind the messages: events that stay are then those for which the audit has our waker.
@@ -288,22 +297,52 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
+                let answers_pings = to.leg.answers_pings();
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let verdict = gate.judge(direction, message);
-                let refusal = match &verdict {
-                    Verdict::Refused(refusal) => Some(refusal),
-                    Verdict::Pass | Verdict::Drop => None,
-                };
-                if verdict == Verdict::Drop {
+                // Announced by our leg, and not known to the instance: the answer is the leg's too.
+                if direction == Direction::Up && message.first() == Some(&msg::PING) && !answers_pings {
+                    from.leg.answer_ping(message).map_err(from_end)?;
                     to.leg.outgoing().truncate(start);
                     continue;
                 }
-                tap.observe(direction, message, refusal).map_err(from_end)?;
+                match gate.judge(direction, message) {
+                    Verdict::Pass => tap.observe(direction, message, None).map_err(from_end)?,
+                    Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,
+                    Verdict::Marked(event) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        tap.events.push_back(event);
+                    }
+                    Verdict::Replaced(instead) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        to.leg.outgoing().truncate(start);
+                        to.leg.send(&instead).map_err(to_end)?;
+                        continue;
+                    }
+                    Verdict::Drop => {
+                        to.leg.outgoing().truncate(start);
+                        continue;
+                    }
+                    Verdict::Misbehaved(what) => return Err(from_end(TransportError::Misbehaved(what))),
+                }
                 to.leg.forward(start, len).map_err(to_end)?;
+                if gate.has_words() {
+                    let operators = if direction == Direction::Up { &mut from.leg } else { &mut to.leg };
+                    say(gate, operators)?;
+                }
             }
         }
     }
     Ok(Moved::Blocked)
+}
+
+/// Sends the operator what the gate has to say, before anything else passes. To one that takes nothing, nothing is said.
+fn say(gate: &mut Gate, operators: &mut Leg) -> Result<(), End> {
+    for message in gate.words() {
+        if operators.waiting() < HIGH_WATER {
+            operators.send(&message).map_err(End::Operator)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether bytes came. A side that has closed is an end.

@@ -2,29 +2,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::lab::{Lab, exchange, pattern, text};
+use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
 
-/// The path of a program that the machine must have.
-fn installed(program: &str) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
-    found.display().to_string()
-}
+mod fleet;
+mod libraries;
+mod mounted;
+mod newest;
 
 /// A program of the Python environment that `tests/run` makes.
-fn in_venv(program: &str) -> PathBuf {
+pub fn in_venv(program: &str) -> PathBuf {
     let venv = std::env::var_os("LAB_VENV").map_or_else(|| PathBuf::from("/var/lib/ssh-broker-tests/venv"), PathBuf::from);
     let path = venv.join("bin").join(program);
     assert!(path.is_file(), "{} is not there: run the tests with tests/run, which makes it (LAB_VENV says where)", path.display());
     path
-}
-
-fn succeeded(out: &Output) -> String {
-    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
-    text(&out.stdout)
 }
 
 fn says_seven(out: &Output) {
@@ -33,10 +25,6 @@ fn says_seven(out: &Output) {
 }
 
 const SEVEN: &str = "echo out; echo err >&2; exit 7";
-
-fn fingerprint(key: &Path) -> String {
-    succeeded(&Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap()).split(' ').nth(1).unwrap().to_owned()
-}
 
 /// A megabyte in a file of the lab's.
 fn file(lab: &Lab) -> (PathBuf, Vec<u8>) {

@@ -19,7 +19,7 @@ fn lab() -> Lab {
 }
 
 fn key(lab: &Lab, name: &str) -> PrivateKey {
-    PrivateKey::read_openssh_file(&lab.path(name)).unwrap()
+    PrivateKey::read_openssh_file(lab.path(name)).unwrap()
 }
 
 fn first(message: &[u8]) -> u8 {
