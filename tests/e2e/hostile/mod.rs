@@ -6,7 +6,9 @@
 mod admission;
 mod client;
 mod crowds;
+mod inner;
 mod malformed;
+mod operator;
 mod peer;
 mod proofs;
 
