@@ -108,6 +108,8 @@ pub struct Plan {
     /// Open files that the broker may have.
     pub descriptors: Option<u64>,
     pub log_level: &'static str,
+    /// The audit goes to standard output, a pipe that only [`Lab::audit_pipe`] reads.
+    pub audit_to_pipe: bool,
     pub port: u16,
 }
 
@@ -121,6 +123,7 @@ impl Default for Plan {
             listen: String::new(),
             descriptors: None,
             log_level: "info",
+            audit_to_pipe: false,
             port: 0,
         }
     }
@@ -136,6 +139,7 @@ pub struct Lab {
     dir: TempDir,
     log_level: &'static str,
     descriptors: Option<u64>,
+    audit_to_pipe: bool,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -174,8 +178,9 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let Plan { log_level, descriptors, .. } = plan;
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, descriptors, _runtime: runtime };
+        let Plan { log_level, descriptors, audit_to_pipe, .. } = plan;
+        let mut lab =
+            Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, descriptors, audit_to_pipe, _runtime: runtime };
         lab.configure(&plan);
         lab.start_broker();
         lab
@@ -213,12 +218,13 @@ impl Lab {
             "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
-             [audit]\npath = \"{dir}/audit.jsonl\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
+             [audit]\npath = \"{audit}\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
             address = self.address,
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
             listen = plan.listen,
+            audit = if plan.audit_to_pipe { "stdout".to_owned() } else { format!("{dir}/audit.jsonl") },
         );
         private(&self.path("broker.toml"), text.as_bytes());
     }
@@ -238,7 +244,7 @@ impl Lab {
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
-            .stdout(Stdio::null())
+            .stdout(if self.audit_to_pipe { Stdio::piped() } else { Stdio::null() })
             .stderr(log)
             .spawn()
             .unwrap();
@@ -311,6 +317,11 @@ impl Lab {
             assert!(Instant::now() < deadline, "no such event in {:#?}", self.audit());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The pipe that the audit goes into.
+    pub fn audit_pipe(&mut self) -> std::process::ChildStdout {
+        self.broker.as_mut().unwrap().0.stdout.take().unwrap()
     }
 
     pub fn log(&self) -> String {
