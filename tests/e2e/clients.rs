@@ -4,24 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-<<<<<<< HEAD
-use crate::lab::{Lab, exchange, pattern, text};
+use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
 
 mod fleet;
 mod libraries;
 mod mounted;
 mod newest;
-
-/// The path of a program that the machine must have.
-pub fn installed(program: &str) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
-    found.display().to_string()
-}
-=======
-use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
->>>>>>> main
 
 /// A program of the Python environment that `tests/run` makes.
 pub fn in_venv(program: &str) -> PathBuf {
@@ -31,14 +19,6 @@ pub fn in_venv(program: &str) -> PathBuf {
     path
 }
 
-<<<<<<< HEAD
-pub fn succeeded(out: &Output) -> String {
-    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
-    text(&out.stdout)
-}
-
-=======
->>>>>>> main
 fn says_seven(out: &Output) {
     assert_eq!((out.status.code(), text(&out.stdout)), (Some(7), "out\n".to_owned()), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("err\n"), "{}", text(&out.stderr));
