@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +18,9 @@ use tokio_util::task::TaskTracker;
 use super::acceptor::Acceptor;
 use super::admission::Admission;
 use super::commands::Commands;
+use super::gauge;
 use super::key_file::KeyFileError;
+use super::lanes::Lanes;
 use super::operators::Operators;
 use super::penalties::Penalties;
 use super::tally::{Tally, TallyPermit};
@@ -28,8 +31,6 @@ use crate::audit::Audit;
 
 /// For a rejected authentication, so that what it took to reject it does not show.
 const REJECTION_TIME: Duration = Duration::from_millis(20);
-/// One message of a channel in the library's queue, at the most.
-const CHANNEL_MESSAGE: usize = 32 * 1024;
 /// For what sessions still have to say when the door stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -37,6 +38,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub enum DoorError {
     #[error(transparent)]
     Keys(#[from] KeyFileError),
+    #[error("cannot start the threads that run connections: {0}")]
+    Threads(#[from] io::Error),
 }
 
 /// What all connections share.
@@ -66,6 +69,11 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
+    /// Bytes that may wait for one session.
+    pub(super) fn pipe(&self) -> usize {
+        self.limits.pipe
+    }
+
     /// Or which limit is reached.
     pub(super) fn session_permits(&self, operator: &OperatorName, connection: &Arc<Tally<()>>) -> Result<SessionPermits, String> {
         let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.limits;
@@ -84,6 +92,7 @@ impl Shared {
 /// Takes connections, proves operators, hands over jumps.
 pub struct Door {
     shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
     admission: Arc<Admission>,
     penalties: Arc<Penalties>,
     turned_away: Arc<TurnedAway>,
@@ -128,6 +137,7 @@ impl Door {
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
             }),
+            lanes: Arc::new(Lanes::start()?),
             admission: Arc::new(Admission::new(limits)),
             penalties: Arc::new(Penalties::new(config.penalties)),
             turned_away: Arc::default(),
@@ -142,7 +152,7 @@ impl Door {
     pub async fn run(&self, listeners: Vec<TcpListener>, stop: CancellationToken) {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(self.acceptor(stop.clone()).accept_all(listener));
+            accepting.spawn(self.acceptor(stop.clone()).accept_all(listener, self.lanes.clone()));
         }
         stop.cancelled().await;
         self.shared.draining.store(true, Ordering::Relaxed);
@@ -211,9 +221,9 @@ fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [ciphe
         keys: vec![host_key],
         certificates: Vec::new(),
         limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600)),
-        window_size: 2 << 20,
+        window_size: gauge::WINDOW,
         maximum_packet_size: 32 * 1024,
-        channel_buffer_size: (limits.pipe / CHANNEL_MESSAGE).max(1),
+        channel_buffer_size: gauge::queue_len(limits.pipe),
         event_buffer_size: 16,
         preferred: Preferred {
             kex: Cow::Borrowed(KEX),

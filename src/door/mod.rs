@@ -11,18 +11,23 @@ mod door;
 mod expiry;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod gauge;
 mod guarded;
 mod handler;
+mod jumps;
 mod key_file;
 mod key_options;
 mod key_rules;
+mod lanes;
 mod netblock;
 mod operators;
 mod penalties;
 mod pending;
 mod prelude;
 mod proxy;
+mod read_ahead;
 mod source_list;
+mod stream;
 mod tally;
 mod turned_away;
 

@@ -43,6 +43,7 @@ pub enum ServiceError {
 /// Runs the daemon until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServiceError> {
     panics::tell_without_payload();
+    process::keep_freed_memory();
     let keys = Keys::load_or_create(&settings.state_dir)?;
     let (audit, writer) = Audit::start(&settings.audit, Box::new(|_| {}))?;
     let addresses = settings.door.addresses.clone();

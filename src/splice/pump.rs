@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
 const IDLE_TICK: Duration = Duration::from_secs(60);
 
+/// Rounds of one turn, about a mebibyte: then the other sessions of the thread have theirs.
+const ROUNDS: usize = 16;
+
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -171,13 +174,15 @@ where
     }
 
     fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
-        loop {
+        for _ in 0..ROUNDS {
             match self.poll_once(cx, tick.as_mut()) {
                 Ok(true) => self.moved = true,
                 Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.

@@ -16,5 +16,6 @@ mod hostile;
 mod lab;
 mod legacy;
 mod sessions;
+mod shared;
 mod splice;
 mod trust;
