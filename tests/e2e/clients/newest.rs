@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{SEVEN, says_seven, succeeded};
-use crate::lab::{Lab, Process, exchange, pattern, text};
+use super::{SEVEN, says_seven};
+use crate::lab::{Lab, Process, exchange, pattern, succeeded, text};
 
 /// A program of the directory that `tests/run` unpacks it into.
 fn newest(program: &str) -> PathBuf {
