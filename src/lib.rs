@@ -38,6 +38,7 @@
 //! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
 //! | [`session`] | one operator on one target: the two legs side by side, then the splice |
 //! | [`audit`] | events as JSON lines |
+//! | [`recording`] | edge: terminals as asciicasts, file operations and forwards as lines |
 //! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
 //! | [`service`] | everything put together, and the process around it |
 //! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
@@ -75,6 +76,7 @@ pub mod gse;
 pub mod keys;
 pub mod pins;
 pub mod quick_ack;
+pub mod recording;
 pub mod service;
 pub mod session;
 pub mod settings;

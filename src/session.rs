@@ -14,6 +14,7 @@ use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker};
 use crate::door::{Jump, Sessions};
 use crate::quick_ack::QuickAck;
+use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
@@ -54,14 +55,21 @@ impl Default for Config {
 pub struct SessionRunner {
     broker: Broker<Dialer>,
     audit: Audit,
+    recorder: Recorder,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
     live: Arc<Live>,
 }
 
 impl SessionRunner {
-    pub fn new(broker: Broker<Dialer>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
-        Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
+    pub fn new(
+        broker: Broker<Dialer>,
+        audit: Audit,
+        recorder: Recorder,
+        certificates: Arc<dyn HostCertificates>,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self { broker, audit, recorder, certificates, config, live: Arc::default() })
     }
 
     /// The sessions that run now.
@@ -74,9 +82,9 @@ impl SessionRunner {
         subject.reference = Some(new_reference());
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
-        let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
+        let Some((downstream, upstream, grant, tape)) = opening.run(jump).await else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
-        self.splice(downstream, upstream, running).await;
+        self.splice(downstream, upstream, running, tape).await;
     }
 
     async fn splice(
@@ -84,11 +92,12 @@ impl SessionRunner {
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
         upstream: Connection<QuickAck>,
         running: Arc<Running>,
+        tape: Option<Tape>,
     ) {
         let _entry = self.live.enter(running.clone());
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let ended = splice.with_orders(running.orders()).run().await;
+        let ended = splice.with_orders(running.orders()).with_tape(tape).run().await;
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
             reason: Text::new(ended.reason.as_bytes()),

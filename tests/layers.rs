@@ -17,13 +17,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("audit", &["access"]),
     ("gse", &["broker", "access"]),
     ("cache", &["broker", "access"]),
-    ("splice", &["transport", "audit", "access"]),
+    ("recording", &["audit", "access"]),
+    ("splice", &["transport", "recording", "audit", "access"]),
     ("upstream", &["transport", "pins", "quick_ack", "broker", "access"]),
     ("door", &["audit", "quick_ack", "broker", "access"]),
-    ("session", &["door", "splice", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
-    ("settings", &["door", "gse", "cache", "upstream", "audit", "keys", "access"]),
+    ("session", &["door", "splice", "recording", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
+    ("settings", &["door", "gse", "cache", "upstream", "recording", "audit", "keys", "access"]),
     ("client_config", &["keys", "access"]),
-    ("service", &["settings", "session", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
+    ("service", &["settings", "session", "recording", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
     ("demo", &["service", "settings", "keys", "audit", "access"]),
 ];
 

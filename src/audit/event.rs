@@ -162,6 +162,27 @@ pub enum Event {
         /// Payload bytes from the operator to the instance.
         bytes_up: u64,
     },
+    #[serde(rename = "recording.started")]
+    RecordingStarted {
+        /// A channel with a pty has a file of its own; the one without a channel is the session's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<u32>,
+        /// Below `recording.dir`.
+        file: Text,
+    },
+    #[serde(rename = "recording.ended")]
+    RecordingEnded {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<u32>,
+        file: Text,
+        bytes: u64,
+    },
+    #[serde(rename = "recording.failed")]
+    RecordingFailed {
+        reason: Text,
+        /// Whether the session ended by it, or did not begin.
+        required: bool,
+    },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
 }

@@ -12,6 +12,7 @@ use crate::cache::Cache;
 use crate::door::Door;
 use crate::gse::Client;
 use crate::keys::Keys;
+use crate::recording::Recorder;
 use crate::session::{self, HostCertificates, Runner, SessionRunner};
 use crate::settings::Settings;
 use crate::upstream::Dialer;
@@ -41,7 +42,9 @@ impl Service {
         let host_key = keys.host.clone();
         let certificates = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
-        let runner = SessionRunner::new(broker, audit.clone(), certificates, config);
+        // Each session waits at its end until its recording is written, so the writer is not waited for.
+        let (recorder, _writer) = Recorder::start(settings.recording)?;
+        let runner = SessionRunner::new(broker, audit.clone(), recorder, certificates, config);
         let door = Door::new(settings.door, settings.aliases, host_key, audit, Arc::new(Runner(runner)))?;
         Ok(Self { door })
     }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{SessionRunner, broken};
-use crate::access::{Code, Failure, Grant, Lease, Reference, Target, TargetName};
+use crate::access::{Code, Failure, Grant, Lease, RecordMode, Reference, Target, TargetName};
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Opened, Witness};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
+use crate::recording::Tape;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
 
 /// How the broker names itself to operators.
@@ -20,6 +21,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 type Downstream = Connection<Box<dyn ByteStream>>;
 type Upstream = Connection<QuickAck>;
+/// A session about to begin; the tape when it is recorded.
+type Begun = (Downstream, Upstream, Grant, Option<Tape>);
 
 /// The first part of a session: both legs at the same time, so that connecting costs the longer and not the sum.
 pub(super) struct Opening<'a> {
@@ -30,7 +33,7 @@ pub(super) struct Opening<'a> {
 
 impl Opening<'_> {
     /// `None` when there is no session; the operator has read why, as far as the client was there to read it.
-    pub(super) async fn run(self, jump: Jump) -> Option<(Downstream, Upstream, Grant)> {
+    pub(super) async fn run(self, jump: Jump) -> Option<Begun> {
         let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
         let typed = jump.typed.clone();
         let (identity, name) = match self.identity(&jump) {
@@ -137,17 +140,18 @@ impl Opening<'_> {
         }
     }
 
-    async fn admit(
-        self,
-        mut downstream: Downstream,
-        opened: Opened<Upstream>,
-        typed: &str,
-        reference: Reference,
-    ) -> Option<(Downstream, Upstream, Grant)> {
+    async fn admit(self, mut downstream: Downstream, opened: Opened<Upstream>, typed: &str, reference: Reference) -> Option<Begun> {
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_target(grant.target());
         self.subject.login = Some(lease.login.as_str().into());
         self.subject.request_id = Some(lease.request_id.as_str().into());
+        let tape = match self.record(&grant, typed).await {
+            Ok(tape) => tape,
+            Err(failure) => {
+                self.refuse(downstream, typed, reference, NotOpened { failure, target: None, denied: None }).await;
+                return None;
+            }
+        };
         let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
         let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e2;
@@ -174,7 +178,29 @@ impl Opening<'_> {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
             return None;
         }
-        Some((downstream, upstream, grant))
+        Some((downstream, upstream, grant, tape))
+    }
+
+    /// Begins the recording that the grant asks for. An error when there must be one and cannot.
+    async fn record(&self, grant: &Grant, typed: &str) -> Result<Option<Tape>, Failure> {
+        let terms = grant.recording();
+        if terms.mode == RecordMode::Off {
+            return Ok(None);
+        }
+        let required = terms.mode == RecordMode::Required;
+        let (tape, event) = match Tape::begin(&self.runner.recorder, terms, self.subject, typed).await {
+            Ok(tape) => {
+                let event = tape.begun();
+                (Ok(Some(tape)), event)
+            }
+            Err(failure) => {
+                let event = Event::RecordingFailed { reason: Text::new(failure.chain().as_bytes()), required };
+                (if required { Err(failure) } else { Ok(None) }, event)
+            }
+        };
+        let recorded = self.runner.audit.record(self.subject, event).await;
+        recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
+        tape
     }
 
     /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.

@@ -13,6 +13,7 @@ mod gate;
 mod orders;
 mod pump;
 mod tap;
+mod taped;
 
 pub use gate::{Gate, Verdict};
 pub use orders::{Farewell, Orders};

@@ -10,6 +10,7 @@ mod cloud;
 mod failures;
 mod gate;
 mod lab;
+mod recording;
 mod sessions;
 mod splice;
 mod trust;
