@@ -60,7 +60,7 @@ fn scp(mut words: Words<'_>) -> Command<'_> {
 /// `--server [--sender] OPTIONS . PATH…`
 fn rsync(mut words: Words<'_>) -> Command<'_> {
     let mut sends = false;
-    while let Some(word) = words.next() {
+    for word in words.by_ref() {
         match word {
             "--sender" => sends = true,
             "." => break,

@@ -54,7 +54,7 @@ impl Scp {
 
     pub(super) fn push(&mut self, from: Side, mut bytes: &[u8], tell: &mut dyn FnMut(Operation)) -> Result<(), Unparsed> {
         while !bytes.is_empty() {
-            bytes = if from == self.source { self.from_source(bytes, tell)? } else { self.from_sink(bytes, tell)? };
+            bytes = if from == self.source { self.hear_source(bytes, tell)? } else { self.hear_sink(bytes, tell)? };
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Scp {
         tell(Operation { op: "file", direction: Some(up), path: self.path.clone(), name, bytes_up, bytes_down, result });
     }
 
-    fn from_source<'a>(&mut self, bytes: &'a [u8], tell: &mut dyn FnMut(Operation)) -> Result<&'a [u8], Unparsed> {
+    fn hear_source<'a>(&mut self, bytes: &'a [u8], tell: &mut dyn FnMut(Operation)) -> Result<&'a [u8], Unparsed> {
         match std::mem::replace(&mut self.state, State::Record) {
             State::Record => {
                 let rest = line(&mut self.record, bytes)?;
@@ -151,7 +151,7 @@ impl Scp {
         }
     }
 
-    fn from_sink<'a>(&mut self, bytes: &'a [u8], tell: &mut dyn FnMut(Operation)) -> Result<&'a [u8], Unparsed> {
+    fn hear_sink<'a>(&mut self, bytes: &'a [u8], tell: &mut dyn FnMut(Operation)) -> Result<&'a [u8], Unparsed> {
         let rest = answer(&mut self.answer, bytes)?;
         let Some(error) = verdict(&mut self.answer) else { return Ok(rest) };
         self.state = match std::mem::replace(&mut self.state, State::Record) {

@@ -138,7 +138,7 @@ impl Tape {
             return None;
         }
         if let Some(before) = track.take() {
-            self.end(before, Closed::default());
+            self.end(*before, Closed::default());
         }
         let cast = match start.pty.map(|pty| self.cast(&start, pty)) {
             Some(Ok(cast)) => Some(cast),
@@ -200,7 +200,7 @@ impl Tape {
     }
 
     /// A channel ends.
-    pub fn end(&mut self, mut track: Box<Track>, closed: Closed<'_>) -> Option<Event> {
+    pub fn end(&mut self, mut track: Track, closed: Closed<'_>) -> Option<Event> {
         self.log.as_ref()?;
         let mut told = Vec::new();
         let last = track.end(self.began.elapsed(), &closed, &mut |operation| told.push(operation));
@@ -223,7 +223,7 @@ impl Tape {
     }
 
     /// Looks for a failure and asks to be woken when there may be room again.
-    pub fn poll(&mut self, cx: &Context<'_>) -> Result<(), Lost> {
+    pub fn poll(&mut self, cx: &Context<'_>) -> Result<(), Box<Lost>> {
         if self.log.is_none() {
             return Ok(());
         }
@@ -234,7 +234,7 @@ impl Tape {
             self.account.fail("the disk does not answer".to_owned());
         }
         match self.account.failure().map(str::to_owned).or_else(|| self.spoilt.take()) {
-            Some(reason) => Err(self.give_up(reason)),
+            Some(reason) => Err(Box::new(self.give_up(reason))),
             None => Ok(()),
         }
     }

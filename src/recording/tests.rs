@@ -34,7 +34,7 @@ fn start(channel: u32, pty: Option<&Pty>) -> Start<'_> {
 }
 
 /// Waits for room, as the pump does.
-async fn room(tape: &mut Tape) -> Result<(), Lost> {
+async fn room(tape: &mut Tape) -> Result<(), Box<Lost>> {
     std::future::poll_fn(|cx| match tape.poll(cx) {
         Err(lost) => std::task::Poll::Ready(Err(lost)),
         Ok(()) if tape.has_room() => std::task::Poll::Ready(Ok(())),
@@ -58,7 +58,7 @@ async fn a_session_that_fills_its_queue_waits_and_loses_nothing() {
         tape.data(&mut track, Stream::Output, &[0x1b; 30_000]);
         said += 30_000;
     }
-    let Some(Event::RecordingEnded { bytes, .. }) = tape.end(track, Closed::default()) else { panic!() };
+    let Some(Event::RecordingEnded { bytes, .. }) = tape.end(*track, Closed::default()) else { panic!() };
     assert!(matches!(tape.finish().await, Some(Event::RecordingEnded { channel: None, .. })));
     let cast = files(dir.path()).into_iter().find(|file| file.extension().unwrap() == "cast").unwrap();
     let text = fs::read_to_string(cast).unwrap();
@@ -93,7 +93,7 @@ async fn more_files_than_descriptors_are_all_complete() {
         assert!(open.count() <= 128);
     }
     for track in tracks {
-        tape.end(track, Closed::default());
+        tape.end(*track, Closed::default());
     }
     tape.finish().await;
     let files = files(dir.path());
@@ -123,7 +123,7 @@ async fn a_file_that_goes_missing_ends_what_must_be_recorded_and_only_that() {
         assert!(tape.has_room() && room(&mut tape).await.is_ok());
         let mut track = track.unwrap();
         tape.data(&mut track, Stream::Output, b"unrecorded");
-        assert!(tape.end(track, Closed::default()).is_none() && tape.finish().await.is_none());
+        assert!(tape.end(*track, Closed::default()).is_none() && tape.finish().await.is_none());
         let refused = Tape::begin(&recorder, Recording { mode, input: false }, &subject(), "ins-a").await.err().unwrap();
         assert_eq!(refused.code, Code::RecordingFailed);
     }
@@ -138,7 +138,7 @@ async fn a_refused_request_leaves_one_terminal_one_file() {
     for _ in 0..50 {
         tape.start(&mut track, start(1, Some(&pty)));
     }
-    tape.end(track.unwrap(), Closed::default());
+    tape.end(*track.unwrap(), Closed::default());
     tape.finish().await;
     assert_eq!(files(dir.path()).len(), 2);
 }
@@ -155,7 +155,7 @@ async fn a_stream_that_cannot_be_followed_is_said_and_ends_what_must_be_recorded
         tape.data(&mut track, Stream::Input, b"GET / HTTP/1.1\r\n");
         tape.data(&mut track, Stream::Input, b"and so on");
         assert_eq!(room(&mut tape).await.is_err(), ends);
-        tape.end(track, Closed::default());
+        tape.end(*track, Closed::default());
         tape.finish().await;
         let log = fs::read_to_string(&files(dir.path())[0]).unwrap();
         assert_eq!(log.matches(r#""op":"unparsed""#).count(), 1, "{log}");

@@ -229,7 +229,8 @@ where
     }
 
     fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
-        let Some(Lost { event, sentence, reason }) = self.tap.tape.as_mut().and_then(|tape| tape.poll(cx).err()) else { return Ok(()) };
+        let Some(lost) = self.tap.tape.as_mut().and_then(|tape| tape.poll(cx).err()) else { return Ok(()) };
+        let Lost { event, sentence, reason } = *lost;
         self.tap.events.push_back(event);
         match sentence {
             Some(sentence) => Err(End::Broker(Farewell { sentence, reason })),

@@ -245,7 +245,7 @@ impl Tap {
         if let (Some(tape), Some(track)) = (&mut self.tape, channel.taped.track) {
             let exit_signal = channel.exit_signal.as_ref().map(Text::as_str);
             let Channel { bytes_up, bytes_down, exit_status, .. } = channel;
-            self.events.extend(tape.end(track, Closed { bytes_up, bytes_down, exit_status, exit_signal }));
+            self.events.extend(tape.end(*track, Closed { bytes_up, bytes_down, exit_status, exit_signal }));
         }
         if channel.told {
             self.events.push_back(Event::ChannelClosed {
