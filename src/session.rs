@@ -1,24 +1,35 @@
 //! One operator on one target: the downstream leg and the opening of the upstream leg side by side, then the splice.
 
+mod expiry;
+mod forward;
 mod live;
 mod opening;
+mod recorded;
+mod relay;
+#[cfg(test)]
+mod tests;
+mod trail;
 
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
+use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{BoxFuture, Broker};
-use crate::door::{Jump, Sessions};
+use crate::broker::{BoxFuture, Broker, NotOpened};
+use crate::door::{Forward, Jump, Sessions};
 use crate::quick_ack::QuickAck;
 use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
 
+pub use expiry::Clock;
 pub use live::{Live, Running};
 
 /// Signs the certificates that downstream legs present: for exactly the names given.
@@ -36,6 +47,8 @@ pub struct Config {
     pub handshake: Duration,
     /// How long an operator waits for the cloud API before being told so.
     pub queue_notice: Duration,
+    /// What time it is on the wall, for the hours of grants.
+    pub clock: Clock,
     /// Deadlines of the running session.
     pub splice: splice::Limits,
 }
@@ -46,6 +59,7 @@ impl Default for Config {
             open_deadline: Duration::from_secs(20),
             handshake: Duration::from_secs(120),
             queue_notice: Duration::from_secs(2),
+            clock: SystemTime::now,
             splice: splice::Limits::default(),
         }
     }
@@ -53,7 +67,7 @@ impl Default for Config {
 
 /// Everything that a session needs, shared by all of them.
 pub struct SessionRunner {
-    broker: Broker<Dialer>,
+    broker: Arc<Broker<Dialer>>,
     audit: Audit,
     recorder: Recorder,
     certificates: Arc<dyn HostCertificates>,
@@ -63,7 +77,7 @@ pub struct SessionRunner {
 
 impl SessionRunner {
     pub fn new(
-        broker: Broker<Dialer>,
+        broker: Arc<Broker<Dialer>>,
         audit: Audit,
         recorder: Recorder,
         certificates: Arc<dyn HostCertificates>,
@@ -77,14 +91,43 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    async fn run_session(self: Arc<Self>, jump: Jump) {
+    /// A panic ends this session, and is told.
+    async fn run_alone(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());
+        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+        if session.catch_unwind().await.is_err() {
+            tracing::error!(session = ?subject.reference, "a session ended in a panic");
+            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
+                tracing::error!(%error, "the crash of a session could not be written to the audit");
+            }
+        }
+    }
+
+    async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
         let Some((downstream, upstream, grant, tape)) = opening.run(jump).await else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
         self.splice(downstream, upstream, running, tape).await;
+    }
+
+    /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
+    fn refusal(subject: &Subject, typed: &str, refused: &NotOpened) -> (Subject, Event) {
+        let mut subject = subject.clone();
+        if let Some(target) = &refused.target {
+            subject.set_target(target);
+        }
+        let failure = &refused.failure;
+        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
+        let (code, reason) = (failure.code.as_str(), failure.chain());
+        let typed = Text::new(typed.as_bytes());
+        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
+        let event = match refused.denied {
+            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
+            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
+        };
+        (subject, event)
     }
 
     async fn splice(
@@ -97,7 +140,11 @@ impl SessionRunner {
         let _entry = self.live.enter(running.clone());
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let ended = splice.with_orders(running.orders()).with_tape(tape).run().await;
+        let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
+        let ended = tokio::select! {
+            ended = &mut splice => ended,
+            () = expiry::watch(&running, self.config.clock) => splice.await,
+        };
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
             reason: Text::new(ended.reason.as_bytes()),
@@ -116,15 +163,25 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_session(jump))
+        Box::pin(self.0.clone().run_alone(jump))
+    }
+
+    fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().run_forward(forward))
     }
 }
 
-fn new_reference() -> Reference {
+/// For one session or command.
+pub(crate) fn new_reference() -> Reference {
     let mut random = [0; 4];
     // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
     let _ = rand::fill(&mut random);
     Reference::from_random(u32::from_be_bytes(random))
+}
+
+/// Milliseconds with two digits behind the point.
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 1e2
 }
 
 /// What the operator reads when the broker itself is at fault.

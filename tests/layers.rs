@@ -22,9 +22,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("upstream", &["transport", "pins", "quick_ack", "broker", "access"]),
     ("door", &["audit", "quick_ack", "broker", "access"]),
     ("session", &["door", "splice", "recording", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
+    ("commands", &["session", "door", "client_config", "keys", "pins", "audit", "broker", "access"]),
     ("settings", &["door", "gse", "cache", "upstream", "recording", "audit", "keys", "access"]),
     ("client_config", &["keys", "access"]),
-    ("service", &["settings", "session", "recording", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
+    (
+        "service",
+        &["settings", "commands", "session", "recording", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"],
+    ),
+    ("manual", &["settings", "commands"]),
     ("demo", &["service", "settings", "keys", "audit", "access"]),
 ];
 
@@ -36,6 +41,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["gse", "settings"]),
     ("moka", &["cache"]),
     ("config", &["settings"]),
+    ("clap", &["manual"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -95,7 +95,7 @@ impl Subject {
 }
 
 /// What happened. The names are the contract with whoever reads the audit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event")]
 pub enum Event {
     #[serde(rename = "operator.authenticated")]
@@ -106,16 +106,41 @@ pub enum Event {
         claimed: Text,
         reason: Text,
     },
+    /// Connections from the source's address (an IPv6 /64) are refused from now on.
+    #[serde(rename = "source.penalized")]
+    SourcePenalized { offence: &'static str, refused_s: f64 },
+    /// Something of ours panicked over this connection.
+    #[serde(rename = "connection.crashed")]
+    ConnectionCrashed {},
     #[serde(rename = "target.denied")]
     TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
+    /// Kept for good before anything is asked of the cloud for this session, and before a secret is used. Behind it comes one of
+    /// `session.opened`, `session.abandoned`, `session.crashed`, `target.denied` and `target.failed`.
+    #[serde(rename = "session.started")]
+    SessionStarted { typed: Text, client: Text },
+    /// The operator's client left, or stopped speaking SSH, before the session stood.
+    #[serde(rename = "session.abandoned")]
+    SessionAbandoned { typed: Text, reason: Text },
+    /// Something of ours panicked over this session, which ended with it.
+    #[serde(rename = "session.crashed")]
+    SessionCrashed {},
     #[serde(rename = "lease.fetched")]
     LeaseFetched { quota_ms: u64, api_ms: u64 },
     #[serde(rename = "host_key.pinned")]
     HostKeyPinned { fingerprint: Text },
     #[serde(rename = "host_key.mismatch")]
     HostKeyMismatch { pinned: Text, offered: Text },
+    /// By an administrator: the next key that the instance shows is pinned in its place.
+    #[serde(rename = "host_key.forgotten")]
+    HostKeyForgotten { fingerprint: Text },
+    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`.
+    #[serde(rename = "doctor.started")]
+    DoctorStarted { typed: Text },
+    /// What an operator said to the broker itself.
+    #[serde(rename = "command.run")]
+    CommandRun { words: Text, exit_status: u32 },
     #[serde(rename = "session.opened")]
     SessionOpened {
         client: Text,
@@ -123,6 +148,9 @@ pub enum Event {
         /// Algorithms of the two legs: key exchange, host key, cipher (and MAC), operator's side first.
         downstream: Text,
         upstream: Text,
+        /// The weak ones among the algorithms of the instance's side.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        weak: Vec<&'static str>,
         resolve_ms: f64,
         quota_ms: f64,
         api_ms: f64,
@@ -149,6 +177,14 @@ pub enum Event {
         /// `broker` when a grant lacks it, `instance` or `operator` when the peer said no.
         by: &'static str,
         reason: Text,
+    },
+    /// Something in a channel that is allowed and that whoever reads the audit should see.
+    #[serde(rename = "channel.marked")]
+    ChannelMarked {
+        /// `nested-ssh`: a forward in which SSH is spoken.
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
     },
     #[serde(rename = "channel.closed")]
     ChannelClosed {
@@ -183,6 +219,11 @@ pub enum Event {
         /// Whether the session ended by it, or did not begin.
         required: bool,
     },
+    /// Raw TCP to a port of the target beside its SSH.
+    #[serde(rename = "forward.opened")]
+    ForwardOpened { kind: &'static str, port: u16, resolve_ms: f64, quota_ms: f64, api_ms: f64, connect_ms: f64, total_ms: f64 },
+    #[serde(rename = "forward.closed")]
+    ForwardClosed { kind: &'static str, port: u16, reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
 }

@@ -4,6 +4,7 @@
 //! its time, traffic or not; the only failure that is remembered is "not found".
 
 mod flight;
+mod listings;
 mod memory;
 
 #[cfg(test)]
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
-use crate::broker::{Asker, BoxFuture, Cloud, Leased, Leases};
+use crate::broker::{Asker, BoxFuture, Cloud, Leased, Leases, Listing};
 use flight::Flights;
+use listings::Scope;
 use memory::Memory;
 
 /// Settings of `[cache]`.
@@ -45,6 +47,8 @@ struct Shared<C> {
     absent_everywhere: Memory<Search, Failure>,
     lease_flights: Flights<Target, Arc<Lease>>,
     locate_flights: Flights<Search, Target>,
+    listings: Memory<Scope, Listing>,
+    listing_flights: Flights<Scope, Arc<Listing>>,
 }
 
 struct Held {
@@ -63,6 +67,8 @@ impl<C: Cloud> Cache<C> {
             absent_everywhere: Memory::new(config.capacity, config.not_found_ttl),
             lease_flights: Flights::default(),
             locate_flights: Flights::default(),
+            listings: Memory::new(listings::CAPACITY, listings::TTL),
+            listing_flights: Flights::default(),
         };
         Self { shared: Arc::new(shared) }
     }

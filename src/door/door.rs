@@ -1,33 +1,31 @@
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use russh::server;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
+use rustix::process::{Resource, getrlimit};
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, ConnectionPermit, StartupPermit};
-use super::guarded::Guarded;
-use super::handler::{Attempts, Connection};
+use super::acceptor::Acceptor;
+use super::admission::Admission;
+use super::commands::Commands;
 use super::key_file::KeyFileError;
 use super::operators::Operators;
-use super::prelude::{self, Prelude};
+use super::penalties::Penalties;
 use super::tally::{Tally, TallyPermit};
-use super::{Config, Limits, Sessions};
+use super::turned_away::TurnedAway;
+use super::{Config, Limits, Sessions, prelude};
 use crate::access::{FleetAliases, OperatorName};
-use crate::audit::{Audit, Event, Subject};
-use crate::quick_ack::QuickAck;
+use crate::audit::Audit;
 
-/// After an accept that failed for want of something that others hold.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// For a rejected authentication, so that what it took to reject it does not show.
 const REJECTION_TIME: Duration = Duration::from_millis(20);
 /// One message of a channel in the library's queue, at the most.
@@ -47,6 +45,8 @@ pub(super) struct Shared {
     pub(super) aliases: FleetAliases,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
+    pub(super) commands: Arc<dyn Commands>,
+    pub(super) commands_by_operator: Arc<Tally<OperatorName>>,
     pub(super) tracker: TaskTracker,
     limits: Limits,
     draining: AtomicBool,
@@ -85,6 +85,9 @@ impl Shared {
 pub struct Door {
     shared: Arc<Shared>,
     admission: Arc<Admission>,
+    penalties: Arc<Penalties>,
+    turned_away: Arc<TurnedAway>,
+    balancers: Arc<[IpNet]>,
     login_grace: Duration,
     /// For clients known to have AES-GCM, and for all others: the client's order decides among what is offered, and OpenSSH before 10
     /// prefers ciphers of twice the cost.
@@ -99,6 +102,7 @@ impl Door {
         host_key: PrivateKey,
         audit: Audit,
         sessions: Arc<dyn Sessions>,
+        commands: Arc<dyn Commands>,
     ) -> Result<Self, DoorError> {
         const GCM: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
         const MODERN: &[cipher::Name] = &[
@@ -109,13 +113,15 @@ impl Door {
             cipher::AES_192_CTR,
             cipher::AES_256_CTR,
         ];
-        let limits = config.limits;
+        let limits = fitted(config.limits);
         Ok(Self {
             shared: Arc::new(Shared {
                 operators: Operators::new(&config)?,
                 aliases,
                 audit,
                 sessions,
+                commands,
+                commands_by_operator: Tally::new(),
                 tracker: TaskTracker::new(),
                 limits,
                 draining: AtomicBool::new(false),
@@ -123,6 +129,9 @@ impl Door {
                 by_operator: Tally::new(),
             }),
             admission: Arc::new(Admission::new(limits)),
+            penalties: Arc::new(Penalties::new(config.penalties)),
+            turned_away: Arc::default(),
+            balancers: config.proxy_protocol_from.into(),
             login_grace: config.login_grace,
             gcm_alone: Arc::new(library_config(host_key.clone(), limits, GCM)),
             modern: Arc::new(library_config(host_key, limits, MODERN)),
@@ -148,6 +157,9 @@ impl Door {
         Acceptor {
             shared: self.shared.clone(),
             admission: self.admission.clone(),
+            penalties: self.penalties.clone(),
+            turned_away: self.turned_away.clone(),
+            balancers: self.balancers.clone(),
             login_grace: self.login_grace,
             gcm_alone: self.gcm_alone.clone(),
             modern: self.modern.clone(),
@@ -156,87 +168,15 @@ impl Door {
     }
 }
 
-#[derive(Clone)]
-struct Acceptor {
-    shared: Arc<Shared>,
-    admission: Arc<Admission>,
-    login_grace: Duration,
-    gcm_alone: Arc<server::Config>,
-    modern: Arc<server::Config>,
-    stop: CancellationToken,
-}
-
-impl Acceptor {
-    /// A permit before each accept: what there is no room for waits in the kernel's backlog.
-    async fn accept_all(self, listener: TcpListener) {
-        let stop = self.stop.clone();
-        let accepting = async {
-            while let Some(entry) = self.admission.entry().await {
-                let (stream, source) = loop {
-                    match listener.accept().await {
-                        Ok(accepted) => break accepted,
-                        // EMFILE, ENFILE, ENOMEM, ECONNABORTED: none of them is a reason to stop taking connections.
-                        Err(error) => {
-                            tracing::warn!(%error, "failed to accept a connection");
-                            tokio::time::sleep(ACCEPT_BACKOFF).await;
-                        }
-                    }
-                };
-                match self.admission.admit(entry, source.ip()) {
-                    Some(permits) => drop(self.shared.tracker.spawn(self.clone().serve(stream, source, permits))),
-                    None => tracing::info!(%source, "refused: too many unauthenticated connections from there"),
-                }
-            }
-        };
-        tokio::select! {
-            () = accepting => {}
-            () = stop.cancelled() => {}
-        }
+/// The limits that this process's descriptors allow.
+fn fitted(limits: Limits) -> Limits {
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return limits };
+    let fitted = limits.fitted_to(descriptors);
+    if fitted != limits {
+        let Limits { connections, sessions, startups, .. } = fitted;
+        tracing::warn!(descriptors, connections, sessions, startups, "the limit of open files is too low for [limits]; these hold instead");
     }
-
-    /// One connection, from its first byte to its end.
-    async fn serve(self, stream: TcpStream, source: SocketAddr, (connection, startup): (ConnectionPermit, StartupPermit)) {
-        let deadline = Instant::now() + self.login_grace;
-        let proven = Arc::new(AtomicBool::new(false));
-        let attempts = Arc::new(Mutex::new(Attempts::default()));
-        let served = async {
-            let stream = Guarded::new(QuickAck::new(stream)?, deadline, proven.clone(), self.stop.clone());
-            let (client_version, stream) = Prelude::exchange(stream).await?;
-            let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
-            let handler = Connection {
-                shared: self.shared.clone(),
-                source,
-                client_version,
-                startup: Some(startup),
-                proven: proven.clone(),
-                attempts: attempts.clone(),
-                name: None,
-                operator: None,
-                sessions: Tally::new(),
-            };
-            server::run_stream(config, stream, handler).await?.await
-        };
-        let ended: Result<(), russh::Error> = served.await;
-        drop(connection);
-        match ended {
-            Ok(()) => tracing::debug!(%source, "connection ended"),
-            Err(error) => tracing::debug!(%source, %error, "connection ended"),
-        }
-        if !proven.load(Ordering::Relaxed) {
-            self.record_refusal(source, &attempts).await;
-        }
-    }
-
-    /// Once a connection: who gave no name at all (a scanner, a health check) is not worth a line.
-    async fn record_refusal(&self, source: SocketAddr, attempts: &Mutex<Attempts>) {
-        let Attempts { claimed, reason } = std::mem::take(&mut *attempts.lock().unwrap_or_else(PoisonError::into_inner));
-        let Some(claimed) = claimed else { return };
-        let reason = reason.unwrap_or_else(|| "no key was offered".to_owned());
-        let event = Event::OperatorRefused { claimed: claimed.as_str().into(), reason: reason.as_str().into() };
-        if let Err(error) = self.shared.audit.record(&Subject::source(source), event).await {
-            tracing::error!(%error, "a refused login could not be written to the audit");
-        }
-    }
+    fitted
 }
 
 /// Every field is set on purpose: the library's defaults are not ours.

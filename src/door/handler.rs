@@ -1,26 +1,39 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use ssh_key::Certificate;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
-use super::door::Shared;
+use super::commands::SessionChannels;
+use super::door::{SessionPermits, Shared};
 use super::key_rules::acceptable_signature;
-use super::{ByteStream, Jump};
+use super::pending::Pending;
+use super::tally::{Tally, TallyPermit};
+use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
-use crate::audit::{Event, Subject};
+use crate::audit::{AuditError, Event, Subject};
+use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
+
+/// Sentences that one connection is being told at once. Each costs a stream and some seconds; what is opened beyond is merely rejected.
+const REFUSALS: usize = 16;
+const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     pub(super) claimed: Option<String>,
     pub(super) reason: Option<String>,
+    /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
+    pub(super) owed: Option<(Subject, Event)>,
 }
 
 /// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
@@ -34,7 +47,17 @@ pub(super) struct Connection {
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<super::tally::Tally<()>>,
+    pub(super) sessions: Arc<Tally<()>>,
+    pub(super) refusals: Arc<Tally<()>>,
+    pub(super) channels: SessionChannels,
+    /// The forwards to other ports than SSH that are open, or were of late.
+    pub(super) forwards: HashMap<ChannelId, CancellationToken>,
+}
+
+/// The slots that a session, or the sentence that there is none, stands on until its end.
+enum Slots {
+    Session(#[expect(dead_code, reason = "held for its drop")] SessionPermits),
+    Refusal(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>),
 }
 
 impl Connection {
@@ -61,6 +84,16 @@ impl Connection {
         Auth::reject()
     }
 
+    /// Writes what the audit had no room for.
+    fn settle(&self) -> Result<(), AuditError> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((subject, event)) = &attempts.owed {
+            self.shared.audit.try_record(subject, event.clone())?;
+            attempts.owed = None;
+        }
+        Ok(())
+    }
+
     fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
         match proof {
             Ok(operator) => {
@@ -71,16 +104,57 @@ impl Connection {
         }
     }
 
-    fn jump(&self, operator: Operator, host: &str, stream: Box<dyn ByteStream>) -> (Jump, Option<super::door::SessionPermits>) {
-        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
-        let permits = self.shared.session_permits(&operator.name, &self.sessions);
-        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.aliases), permits) {
-            (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
-            (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
-            (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
-            (_, Ok(name), Ok(permits)) => (Ok(name), Some(permits)),
+    /// Runs what was admitted; its slots go back when it has ended.
+    fn spawn(&self, running: BoxFuture<'static, ()>, slots: Slots) {
+        self.shared.tracker.spawn(async move {
+            running.await;
+            drop(slots);
+        });
+    }
+
+    /// What a jump to this name becomes. `None` when it is not even told why not.
+    fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
+        let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
+        if let Err(error) = self.settle() {
+            return refused(Failure::new(Code::BrokerBusy, UNAUDITED).because(error));
+        }
+        if self.shared.is_draining() {
+            return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
+        }
+        let name = match TargetName::parse(host, &self.shared.aliases) {
+            Ok(name) => name,
+            Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
         };
-        (Jump { operator, client_version: self.client_version.clone(), typed, name, stream }, permits)
+        match self.shared.session_permits(&operator.name, &self.sessions) {
+            Ok(permits) => Some((Ok(name), Slots::Session(permits))),
+            Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
+        }
+    }
+
+    /// An open that gets no sentence is in the audit all the same; one that the audit has no room for ends the connection.
+    fn note_rejected(&self, operator: &Operator, typed: &str) -> Result<(), russh::Error> {
+        let event = Event::ChannelRefused {
+            kind: "direct-tcpip".into(),
+            what: Some(typed.into()),
+            by: "broker",
+            reason: "more is being refused on this connection than it may ask for at once".into(),
+        };
+        self.shared.audit.try_record(&Subject::operator(operator), event).map_err(|error| {
+            tracing::info!(%error, operator = %operator.name, "a connection was ended: what it asks for cannot be audited");
+            russh::Error::Disconnect
+        })
+    }
+}
+
+/// The host string as it may be shown.
+fn shown(host: &str) -> String {
+    host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Whose connection is gone, so are their forwards.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.forwards.values().for_each(CancellationToken::cancel);
     }
 }
 
@@ -120,7 +194,8 @@ impl Handler for Connection {
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
         let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        if let Err(error) = self.shared.audit.try_record(&Subject::operator(operator), event) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(operator), event));
+        if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);
         }
@@ -144,18 +219,92 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        if port != SSH_PORT {
-            tracing::info!(operator = %operator.name, port, "refused: only port 22 of a target is served");
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        let typed = shown(host);
+        let Some((name, slots)) = self.judge(&operator, host) else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return self.note_rejected(&operator, &typed);
+        };
+        let client_version = self.client_version.clone();
+        if port == SSH_PORT {
+            reply.accept().await;
+            let jump = Jump { operator, client_version, typed, name, stream: Box::new(channel.into_stream()) };
+            self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
-        reply.accept().await;
-        let (jump, permits) = self.jump(operator, host, Box::new(channel.into_stream()));
-        let session = self.shared.sessions.run(jump);
-        self.shared.tracker.spawn(async move {
-            session.await;
-            drop(permits);
-        });
+        let Ok(port) = u16::try_from(port) else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        };
+        let gone = CancellationToken::new();
+        self.forwards.retain(|_, gone| !gone.is_cancelled());
+        self.forwards.insert(channel.id(), gone.clone());
+        let forward =
+            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
+        let running = self.shared.sessions.forward(forward);
+        // Also marks it for being forgotten.
+        self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), slots);
         Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.close(channel);
+        if let Some(gone) = self.forwards.remove(&channel) {
+            gone.cancel();
+        }
+        Ok(())
+    }
+
+    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+        match self.operator.is_some() {
+            false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
+            true if self.channels.open(channel) => reply.accept().await,
+            true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.channels.pty(channel, self.operator.as_ref()) {
+            true => session.channel_success(channel),
+            false => session.channel_failure(channel),
+        }
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(&mut self, channel: ChannelId, _: &str, _: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
     }
 }

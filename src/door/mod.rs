@@ -1,9 +1,11 @@
 //! Edge: russh, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication, and byte streams to named
 //! targets for whoever was proven.
 
+mod acceptor;
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod commands;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
@@ -14,20 +16,29 @@ mod handler;
 mod key_file;
 mod key_options;
 mod key_rules;
+mod netblock;
 mod operators;
+mod penalties;
+mod pending;
 mod prelude;
+mod proxy;
 mod source_list;
 mod tally;
+mod turned_away;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use commands::{CommandLine, Commands, Said};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
+pub use penalties::PenaltyRules;
 
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;
@@ -49,21 +60,53 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What runs a session on a jump's stream, until either side ends it.
-pub trait Sessions: Send + Sync + 'static {
-    fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
+/// What the door hands over for every direct-tcpip open to another port.
+pub struct Forward {
+    pub operator: Operator,
+    /// As in [`Jump`].
+    pub client_version: String,
+    pub typed: String,
+    pub name: Result<TargetName, Failure>,
+    pub port: u16,
+    /// Not answered yet: the operator's client reads a refusal in its place.
+    pub channel: Box<dyn PendingChannel>,
+    /// The operator's side has closed the channel, or is gone.
+    pub gone: CancellationToken,
 }
 
-/// Settings of `[listen]`, `[operators]` and the part of `[limits]` that the door enforces.
+/// A channel that an operator's client asked for. Dropped, it is refused.
+pub trait PendingChannel: Send {
+    fn accept(self: Box<Self>) -> BoxFuture<'static, Box<dyn ByteStream>>;
+    fn refuse(self: Box<Self>, kind: Refusal, sentence: String) -> BoxFuture<'static, ()>;
+}
+
+/// Reasons for a refused channel (RFC 4254, 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Prohibited,
+    ConnectFailed,
+    Shortage,
+}
+
+/// What runs a session on a jump's stream, or a forward, until either side ends it.
+pub trait Sessions: Send + Sync + 'static {
+    fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
+    fn forward(&self, forward: Forward) -> BoxFuture<'static, ()>;
+}
+
+/// Settings of `[listen]`, `[operators]`, `[penalties]` and the part of `[limits]` that the door enforces.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub addresses: Vec<SocketAddr>,
     /// One wall-clock deadline over identification, key exchange and authentication.
     pub login_grace: Duration,
+    /// Networks of load balancers, whose connections begin with a PROXY protocol header.
+    pub proxy_protocol_from: Vec<IpNet>,
     pub authorized_keys_dir: PathBuf,
     pub trusted_user_ca: Option<PathBuf>,
     pub revoked_keys: Option<PathBuf>,
     pub limits: Limits,
+    pub penalties: PenaltyRules,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +115,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections that have not authenticated yet.
     pub startups: usize,
+    /// … from how many on a part of them is dropped, and how many percent to begin with: all of them when `startups` are there.
+    pub startups_drop_from: usize,
+    pub startups_drop_percent: usize,
     /// … of them from one source (/32, /64).
     pub startups_per_source: usize,
     /// … of them from one netblock (/24, /48).

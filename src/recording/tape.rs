@@ -239,6 +239,15 @@ impl Tape {
         }
     }
 
+    /// Until it has failed, for what passes beside it.
+    pub async fn lost(&mut self) -> Box<Lost> {
+        poll_fn(|cx| match self.poll(cx) {
+            Ok(()) => Poll::Pending,
+            Err(lost) => Poll::Ready(lost),
+        })
+        .await
+    }
+
     fn give_up(&mut self, reason: String) -> Lost {
         self.log = None;
         let required = self.terms.mode == RecordMode::Required;

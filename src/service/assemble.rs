@@ -9,9 +9,10 @@ use super::ServiceError;
 use crate::audit::Audit;
 use crate::broker::Broker;
 use crate::cache::Cache;
+use crate::commands::{self, Console, NoReload};
 use crate::door::Door;
 use crate::gse::Client;
-use crate::keys::Keys;
+use crate::keys::{Keys, PublicKeys};
 use crate::recording::Recorder;
 use crate::session::{self, HostCertificates, Runner, SessionRunner};
 use crate::settings::Settings;
@@ -38,14 +39,27 @@ impl Service {
         let fleets = settings.gse.fleets.clone();
         let cloud = Client::new(settings.gse).await?;
         let leases = Arc::new(Cache::new(cloud, settings.cache));
-        let broker = Broker::new(settings.policy, fleets, leases, Dialer::new(settings.upstream)?);
+        let dialer = Dialer::new(settings.upstream)?;
+        let pins = dialer.pins();
+        let broker = Arc::new(Broker::new(settings.policy, fleets, leases.clone(), dialer));
         let host_key = keys.host.clone();
+        let public_keys = PublicKeys { host: keys.host.public_key().clone(), ca: keys.ca.public_key().clone() };
         let certificates = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
         // Each session waits at its end until its recording is written, so the writer is not waited for.
         let (recorder, _writer) = Recorder::start(settings.recording)?;
-        let runner = SessionRunner::new(broker, audit.clone(), recorder, certificates, config);
-        let door = Door::new(settings.door, settings.aliases, host_key, audit, Arc::new(Runner(runner)))?;
+        let runner = SessionRunner::new(broker.clone(), audit.clone(), recorder, certificates, config);
+        let console = Console::new(commands::Parts {
+            broker,
+            catalogue: leases,
+            live: runner.live(),
+            pins,
+            keys: public_keys,
+            reload: Arc::new(NoReload),
+            audit: audit.clone(),
+            deadline: settings.open_deadline,
+        });
+        let door = Door::new(settings.door, settings.aliases, host_key, audit, Arc::new(Runner(runner)), Arc::new(console))?;
         Ok(Self { door })
     }
 

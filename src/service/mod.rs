@@ -1,6 +1,7 @@
 //! The daemon: everything put together, run until it is told to stop.
 
 mod assemble;
+mod panics;
 mod process;
 
 use std::future::Future;
@@ -41,8 +42,9 @@ pub enum ServiceError {
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServiceError> {
+    panics::tell_without_payload();
     let keys = Keys::load_or_create(&settings.state_dir)?;
-    let (audit, writer) = Audit::start(&settings.audit)?;
+    let (audit, writer) = Audit::start(&settings.audit, Box::new(|_| {}))?;
     let addresses = settings.door.addresses.clone();
     let service = Service::assemble(Parts { settings, keys, audit }).await?;
     let mut listeners = Vec::new();

@@ -25,16 +25,27 @@ pub struct Running {
     /// The target as the operator typed it.
     pub typed: String,
     pub since: Instant,
+    /// The target's port that is forwarded as raw TCP; `None` for SSH.
+    pub port: Option<u16>,
     orders: Orders,
 }
 
 impl Running {
     pub fn new(subject: Subject, grant: Grant, typed: String, since: Instant) -> Self {
-        Self { subject, grant, typed, since, orders: Orders::default() }
+        Self { subject, grant, typed, since, port: None, orders: Orders::default() }
+    }
+
+    pub(super) fn on_port(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
     }
 
     pub(super) fn orders(&self) -> Orders {
         self.orders.clone()
+    }
+
+    /// Shows the operator a line on every terminal of the session.
+    pub fn notice(&self, text: &str) {
+        self.orders.notice(&format!("ssh-broker: {}: {text}", self.typed));
     }
 
     /// Ends it; the operator reads the failure's sentence.

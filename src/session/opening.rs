@@ -1,12 +1,12 @@
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{SessionRunner, broken};
-use crate::access::{Code, Failure, Grant, Lease, RecordMode, Reference, Target, TargetName};
+use super::trail::{Owed, Trail};
+use super::{SessionRunner, broken, ms};
+use crate::access::{Code, Failure, Grant, Reference, TargetName};
 use crate::audit::{Event, Subject, Text};
-use crate::broker::{Asker, NotOpened, Opened, Witness};
+use crate::broker::{Asker, NotOpened, Opened};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::recording::Tape;
@@ -39,9 +39,12 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                self.tell(&typed, &NotOpened::failed(failure.clone(), None)).await;
+                let mut owed = Owed::nothing(&self.runner.audit);
+                owed.push(SessionRunner::refusal(self.subject, &typed, &failure.clone().into()));
+                owed.record_now();
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
+                owed.record_rest().await;
                 return None;
             }
         };
@@ -50,30 +53,28 @@ impl Opening<'_> {
 
         let deadline = self.started + self.runner.config.open_deadline;
         let asker = Asker::new(jump.operator.name.clone(), deadline);
-        let trail = Trail { base: Mutex::new(self.subject.clone()), events: Mutex::default() };
+        let trail = Trail::new(&self.runner.audit, self.subject.clone(), &typed, &jump.client_version);
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
             let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
-        if let Err(failure) = self.flush(trail).await {
-            let outcome = NotOpened::failed(failure, None);
-            self.refuse(downstream, &typed, reference, outcome).await;
-            return None;
-        }
+        let mut owed = trail.into_owed();
         match outcome {
             Err(error) => {
-                // The operator's client left: nobody is there to read anything.
-                let failure = broken("the operator's client left").because(error);
-                self.tell(&typed, &NotOpened::failed(failure, None)).await;
+                // Nobody is there to read anything.
+                tracing::info!(session = %reference, %error, "the operator's client left before its session stood");
+                let reason = Text::new(error.to_string().as_bytes());
+                owed.push((self.subject.clone(), Event::SessionAbandoned { typed: Text::new(typed.as_bytes()), reason }));
+                owed.record_rest().await;
                 None
             }
             Ok(Err(refused)) => {
-                self.refuse(downstream, &typed, reference, refused).await;
+                self.refuse(downstream, &typed, reference, refused, owed).await;
                 None
             }
-            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference).await,
+            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference, owed).await,
         }
     }
 
@@ -140,26 +141,33 @@ impl Opening<'_> {
         }
     }
 
-    async fn admit(self, mut downstream: Downstream, opened: Opened<Upstream>, typed: &str, reference: Reference) -> Option<Begun> {
+    async fn admit(
+        self,
+        mut downstream: Downstream,
+        opened: Opened<Upstream>,
+        typed: &str,
+        reference: Reference,
+        mut owed: Owed,
+    ) -> Option<Begun> {
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_target(grant.target());
         self.subject.login = Some(lease.login.as_str().into());
         self.subject.request_id = Some(lease.request_id.as_str().into());
-        let tape = match self.record(&grant, typed).await {
+        let tape = match self.runner.record(&grant, typed, self.subject, &mut owed).await {
             Ok(tape) => tape,
             Err(failure) => {
-                self.refuse(downstream, typed, reference, NotOpened { failure, target: None, denied: None }).await;
+                self.refuse(downstream, typed, reference, failure.into(), owed).await;
                 return None;
             }
         };
         let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
         let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
-        let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e2;
         let event = Event::SessionOpened {
             client: version(&downstream.leg),
             server: version(&upstream.leg),
             downstream: Text::new(describe(&downstream.leg).as_bytes()),
             upstream: Text::new(describe(&upstream.leg).as_bytes()),
+            weak: upstream.leg.weak(),
             resolve_ms: ms(phases.resolve),
             quota_ms: ms(phases.quota),
             api_ms: ms(phases.api),
@@ -168,78 +176,35 @@ impl Opening<'_> {
             auth_ms: ms(phases.auth),
             total_ms: ms(self.started.elapsed()),
         };
-        if let Err(error) = self.runner.audit.record(self.subject, event).await {
-            let failure = broken("its audit cannot be written").because(error);
-            self.refuse(downstream, typed, reference, NotOpened::failed(failure, None)).await;
+        owed.push((self.subject.clone(), event));
+        if let Err(failure) = owed.record_in_time().await {
+            self.refuse(downstream, typed, reference, failure.into(), owed).await;
             return None;
         }
         tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
         if let Err(error) = ServerAuth::succeed(&mut downstream.leg) {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
+            let reason = Text::new(format!("operator: {error}").as_bytes());
+            let closed = Event::SessionClosed { reason, bytes_down: 0, bytes_up: 0, duration_s: self.started.elapsed().as_secs_f64() };
+            owed.push((self.subject.clone(), closed));
+            owed.record_rest().await;
             return None;
         }
         Some((downstream, upstream, grant, tape))
     }
 
-    /// Begins the recording that the grant asks for. An error when there must be one and cannot.
-    async fn record(&self, grant: &Grant, typed: &str) -> Result<Option<Tape>, Failure> {
-        let terms = grant.recording();
-        if terms.mode == RecordMode::Off {
-            return Ok(None);
-        }
-        let required = terms.mode == RecordMode::Required;
-        let (tape, event) = match Tape::begin(&self.runner.recorder, terms, self.subject, typed).await {
-            Ok(tape) => {
-                let event = tape.begun();
-                (Ok(Some(tape)), event)
-            }
-            Err(failure) => {
-                let event = Event::RecordingFailed { reason: Text::new(failure.chain().as_bytes()), required };
-                (if required { Err(failure) } else { Ok(None) }, event)
-            }
-        };
-        let recorded = self.runner.audit.record(self.subject, event).await;
-        recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
-        tape
-    }
-
-    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.
-    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened) {
-        self.tell(typed, &refused).await;
+    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit
+    /// has room for is there before, the rest behind it: an audit that takes nothing keeps nobody from reading why.
+    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened, mut owed: Owed) {
+        owed.push(SessionRunner::refusal(self.subject, typed, &refused));
+        owed.record_now();
         let sentence = refused.failure.sentence(typed, reference);
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
-    }
-
-    /// The log gets the chain, the audit the decision.
-    async fn tell(&self, typed: &str, refused: &NotOpened) {
-        let mut subject = self.subject.clone();
-        if let Some(target) = &refused.target {
-            subject.set_target(target);
-        }
-        let failure = &refused.failure;
-        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
-        let (code, reason) = (failure.code.as_str(), failure.chain());
-        let typed = Text::new(typed.as_bytes());
-        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
-        let event = match refused.denied {
-            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
-            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
-        };
-        if let Err(error) = self.runner.audit.record(&subject, event).await {
-            tracing::error!(%error, "a refusal could not be written to the audit");
-        }
-    }
-
-    async fn flush(&self, trail: Trail) -> Result<(), Failure> {
-        for (subject, event) in trail.events.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let recorded = self.runner.audit.record(&subject, event).await;
-            recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
-        }
-        Ok(())
+        owed.record_rest().await;
     }
 }
 
@@ -270,49 +235,10 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
 }
 
-fn out_of_time(asker: &Asker) -> NotOpened {
+pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
     let failure = match asker.place().ahead() {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
-    NotOpened::failed(failure, None)
-}
-
-/// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
-struct Trail {
-    base: Mutex<Subject>,
-    events: Mutex<Vec<(Subject, Event)>>,
-}
-
-impl Trail {
-    fn push(&self, subject: Subject, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((subject, event));
-    }
-
-    fn subject(&self, target: &Target) -> Subject {
-        let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        subject.set_target(target);
-        subject
-    }
-}
-
-impl Witness for Trail {
-    fn leased(&self, lease: &Lease, cached: bool) {
-        let mut subject = self.subject(&lease.target);
-        subject.login = Some(lease.login.as_str().into());
-        subject.request_id = Some(lease.request_id.as_str().into());
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
-        if !cached {
-            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
-        }
-    }
-
-    fn host_key_pinned(&self, target: &Target, fingerprint: &str) {
-        self.push(self.subject(target), Event::HostKeyPinned { fingerprint: fingerprint.into() });
-    }
-
-    fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
-        self.push(self.subject(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
-    }
+    failure.into()
 }

@@ -4,9 +4,11 @@
 //! then read by name (`sections`, `grants`); what nobody reads is unknown. Files that the settings name are checked last (`files`), and no
 //! secret is read here.
 
+mod administrators;
 mod files;
 mod grants;
 mod owners;
+mod reference;
 mod report;
 mod sections;
 mod table;
@@ -22,6 +24,7 @@ use config::{Config, ConfigError, FileFormat, Map, Value};
 
 use files::{FileCheck, FileKind};
 use owners::Owners;
+pub use reference::{Key, Section, Setting, reference};
 use report::Report;
 pub use report::{Findings, Problem};
 use table::Table;
@@ -215,17 +218,21 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
     let mut operators = root.table("operators");
     let door = sections::operators(&mut operators, &mut files);
     let groups = grants::groups(operators.table("groups"));
+    let administrators = administrators::administrators(&mut operators, &groups);
     operators.finish();
     let policy = grants::policy(&mut root, groups);
+    let policy = administrators::with_administrators(policy, administrators, &mut root);
     let mut gse = sections::gse(root.table("gse"), credentials_directory, &mut files);
     let settings = Settings {
         door: door::Config {
             addresses: listen.addresses,
             login_grace: listen.login_grace,
+            proxy_protocol_from: listen.proxy_protocol_from,
             authorized_keys_dir: door.authorized_keys_dir,
             trusted_user_ca: door.trusted_user_ca,
             revoked_keys: door.revoked_keys,
             limits: sections::limits(root.table("limits")),
+            penalties: sections::penalties(root.table("penalties")),
         },
         policy,
         upstream: sections::upstream(root.table("upstream"), &mut gse, &state_dir),

@@ -195,7 +195,11 @@ where
         if let Poll::Ready(farewell) = self.orders.poll(cx) {
             return Err(End::Broker(farewell));
         }
-        let Self { downstream, upstream, gate, tap, .. } = self;
+        let Self { downstream, upstream, gate, tap, orders, .. } = self;
+        for text in orders.notices() {
+            gate.notice(&text);
+            say(gate, &mut downstream.leg)?;
+        }
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
         // Behind the messages: what stays is then what the recorder and the audit have our waker for.
@@ -311,21 +315,44 @@ fn move_messages<A, B>(
             Received::Transport => {}
             Received::Message { start, len } => {
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let verdict = gate.judge(direction, message);
-                let refusal = match &verdict {
-                    Verdict::Refused(refusal) => Some(refusal),
-                    Verdict::Pass | Verdict::Drop => None,
-                };
-                if verdict == Verdict::Drop {
-                    to.leg.outgoing().truncate(start);
-                    continue;
+                match gate.judge(direction, message) {
+                    Verdict::Pass => tap.observe(direction, message, None).map_err(from_end)?,
+                    Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,
+                    Verdict::Marked(event) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        tap.events.push_back(event);
+                    }
+                    Verdict::Replaced(instead) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        to.leg.outgoing().truncate(start);
+                        to.leg.send(&instead).map_err(to_end)?;
+                        continue;
+                    }
+                    Verdict::Drop => {
+                        to.leg.outgoing().truncate(start);
+                        continue;
+                    }
+                    Verdict::Misbehaved(what) => return Err(from_end(TransportError::Misbehaved(what))),
                 }
-                tap.observe(direction, message, refusal).map_err(from_end)?;
                 to.leg.forward(start, len).map_err(to_end)?;
+                if gate.has_words() {
+                    let operators = if direction == Direction::Up { &mut from.leg } else { &mut to.leg };
+                    say(gate, operators)?;
+                }
             }
         }
     }
     Ok(Moved::Blocked)
+}
+
+/// Sends the operator what the gate has to say, before anything else passes. To one that takes nothing, nothing is said.
+fn say(gate: &mut Gate, operators: &mut Leg) -> Result<(), End> {
+    for message in gate.words() {
+        if operators.waiting() < HIGH_WATER {
+            operators.send(&message).map_err(End::Operator)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether bytes came. A side that has closed is an end.

@@ -65,7 +65,8 @@ impl Tap {
             _ => {}
         }
         if let Some(refusal) = refusal {
-            let what = if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) };
+            let what =
+                refusal.what.clone().or_else(|| if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) });
             let kind = Text::new(refusal.kind.as_bytes());
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
@@ -282,7 +283,7 @@ fn opened(channel: &Channel, kind: Text, what: Option<Text>) -> Event {
 }
 
 /// Where a channel goes, from the fields behind its open (RFC 4254, 7.2; OpenSSH's PROTOCOL, 2.4).
-fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
+pub(super) fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
     match kind {
         b"direct-tcpip" | b"forwarded-tcpip" => {
             let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
@@ -390,7 +391,7 @@ mod tests {
         tap.observe(Direction::Down, &failure, None).unwrap();
         tap.observe(Direction::Up, &open("direct-tcpip", 0, &to), None).unwrap();
         tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, 4, 1, 1]), None).unwrap();
-        let refusal = Refusal { kind: "direct-tcpip".to_owned(), reason: "the grant does not allow forward-local" };
+        let refusal = Refusal { kind: "direct-tcpip".to_owned(), what: None, reason: "the grant does not allow forward-local" };
         tap.observe(Direction::Up, &open("!irect-tcpip", 1, &to), Some(&refusal)).unwrap();
         tap.end();
         let lines = told(&mut tap);

@@ -103,6 +103,8 @@ pub struct Plan {
     pub allow: &'static str,
     pub mode: Mode,
     pub extra: String,
+    /// More lines of `[listen]`.
+    pub listen: String,
     pub port: u16,
 }
 
@@ -110,9 +112,10 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             instances: vec![Sshd::new("ins-a", "127.0.0.1")],
-            allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11""#,
+            allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11", "nested-ssh""#,
             mode: Mode::AllActions,
             extra: String::new(),
+            listen: String::new(),
             port: 0,
         }
     }
@@ -195,7 +198,7 @@ impl Lab {
             false => format!("[[grants]]\noperators = [\"alice\"]\ntargets = [\"ins-*\"]\nallow = [{}]\n", plan.allow),
         };
         let text = format!(
-            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
+            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
              [audit]\npath = \"{dir}/audit.jsonl\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
@@ -203,6 +206,7 @@ impl Lab {
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
+            listen = plan.listen,
         );
         private(&self.path("broker.toml"), text.as_bytes());
     }
@@ -435,4 +439,22 @@ pub fn terminate(child: &mut Child) {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The path of a program that the machine must have.
+pub fn installed(program: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
+    found.display().to_string()
+}
+
+pub fn succeeded(out: &Output) -> String {
+    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// `SHA256:…` of a public key's file.
+pub fn fingerprint(key: &Path) -> String {
+    succeeded(&Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap()).split(' ').nth(1).unwrap().to_owned()
 }

@@ -257,7 +257,6 @@ fn copies_are_kept_as_operations_and_never_as_content() {
 
 #[test]
 fn forwards_are_kept_as_flows() {
-    let lab = recorded("record = \"required\"");
     let echo = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = echo.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -268,6 +267,7 @@ fn forwards_are_kept_as_flows() {
             stream.write_all(b"answered").unwrap();
         }
     });
+    let lab = recorded(&format!("record = \"required\"\nports = [{port}]"));
     let mut ssh = lab.ssh(&["-W", &format!("127.0.0.1:{port}"), "ins-a"]);
     assert_eq!(exchange(&mut ssh, b"asked").stdout, b"answered");
     lab.await_event(|event| event["event"] == "session.closed");
@@ -276,6 +276,17 @@ fn forwards_are_kept_as_flows() {
     assert_eq!((&flow["kind"], &flow["what"]), (&"direct-tcpip".into(), &format!("127.0.0.1:{port}").into()));
     assert_eq!((&flow["bytes_up"], &flow["bytes_down"]), (&5.into(), &8.into()));
     assert!(flow["duration_s"].is_number());
+
+    // Raw TCP to a port of the target is one too.
+    let mut ssh = lab.ssh(&["-W", &format!("ins-a:{port}"), "broker"]);
+    assert_eq!(exchange(&mut ssh, b"asked").stdout, b"answered");
+    let closed = lab.await_event(|event| event["event"] == "forward.closed");
+    let reference = closed["ref"].as_str().unwrap();
+    let logs = files(&lab.path("state/recordings"), "jsonl");
+    let log = logs.iter().find(|log| log.file_name().unwrap().to_string_lossy().starts_with(reference)).unwrap();
+    let flow = &operations(&lines(log), "flow")[0];
+    assert_eq!((&flow["kind"], &flow["bytes_up"], &flow["bytes_down"]), (&"tcp".into(), &5.into(), &8.into()));
+    assert!(flow["what"].as_str().unwrap().ends_with(&format!(":{port}")), "{flow}");
 }
 
 #[test]
