@@ -13,6 +13,7 @@ use crate::access::{
 };
 use crate::broker::{Asker, Leased, Leases};
 use crate::keys::Keys;
+use crate::recording;
 use crate::transport::wire::put_string;
 use crate::transport::{Leg, Preferences, TransportError, msg};
 use crate::upstream::{self, HostKeys, LegacyAlgorithms};
@@ -113,7 +114,8 @@ fn house(panics: bool) -> House {
     let (audit, _writer) = Audit::with_sink(Box::new(lines.clone()), 100);
     let dir = tempfile::tempdir().unwrap();
     let certificates = Arc::new(Certificates(Keys::load_or_create(dir.path()).unwrap()));
-    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), certificates, Config::default()));
+    let (recorder, _writer) = Recorder::start(recording::Config { dir: dir.path().join("recordings"), queue: 1 << 20 }).unwrap();
+    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), recorder, certificates, Config::default()));
     House { runner, lines, kept_before, audit }
 }
 
