@@ -67,6 +67,10 @@ impl Dialer {
         Ok(Self { config, pins })
     }
 
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
         let unreachable = |text: String| Failure::new(Code::InstanceUnreachable, text);
         if !networks::may_dial(lease.address, &self.config.allowed_networks) {
