@@ -64,6 +64,10 @@ impl SessionRunner {
         Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
     }
 
+    pub fn broker(&self) -> &Broker<Dialer> {
+        &self.broker
+    }
+
     /// The sessions that run now.
     pub fn live(&self) -> Arc<Live> {
         self.live.clone()

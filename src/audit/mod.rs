@@ -9,7 +9,7 @@ mod writer;
 use std::path::PathBuf;
 
 pub use event::{Event, Subject, Text};
-pub use writer::{Audit, AuditError};
+pub use writer::{Audit, AuditError, Health, Observer};
 
 /// Settings of `[audit]`.
 #[derive(Debug, Clone)]

@@ -1,6 +1,8 @@
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use serde::Serialize;
@@ -23,6 +25,8 @@ pub enum AuditError {
 #[derive(Serialize)]
 struct Line<'a> {
     ts: String,
+    /// Which process wrote it: while one takes over from another, both write to the same file.
+    process: &'a str,
     /// Counts every event of this process from 1, so that a gap shows.
     seq: u64,
     #[serde(flatten)]
@@ -31,15 +35,37 @@ struct Line<'a> {
     subject: &'a Subject,
 }
 
+/// Sees every event on its way to the sink, in order.
+pub type Observer = Box<dyn FnMut(&Event) + Send>;
+
+/// How the audit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Events that wait for the sink, and how many may.
+    pub waiting: usize,
+    pub queue: usize,
+    /// Writes to the sink that failed.
+    pub failures: u64,
+    /// Whether the last one did.
+    pub is_failing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    failures: AtomicU64,
+    is_failing: AtomicBool,
+}
+
 /// A handle to the one writer; clones share it.
 #[derive(Clone)]
 pub struct Audit {
     lines: PollSender<(Subject, Event)>,
+    faults: Arc<Faults>,
 }
 
 impl Audit {
     /// Opens the sink and starts the writer thread, which ends when the last handle is gone and the queue is empty.
-    pub fn start(config: &Config) -> Result<(Self, std::thread::JoinHandle<()>), AuditError> {
+    pub fn start(config: &Config, observer: Observer) -> Result<(Self, std::thread::JoinHandle<()>), AuditError> {
         let sink: Box<dyn Write + Send> = match &config.path {
             Sink::Stdout => Box::new(io::stdout()),
             Sink::File(path) => {
@@ -52,14 +78,30 @@ impl Audit {
                 Box::new(file)
             }
         };
-        Ok(Self::with_sink(sink, config.queue))
+        Ok(Self::observed(sink, config.queue, observer))
     }
 
-    /// The same with the caller's own sink.
+    /// The same with the caller's own sink, observed by nobody.
     pub fn with_sink(sink: Box<dyn Write + Send>, queue: usize) -> (Self, std::thread::JoinHandle<()>) {
+        Self::observed(sink, queue, Box::new(|_| {}))
+    }
+
+    fn observed(sink: Box<dyn Write + Send>, queue: usize, observer: Observer) -> (Self, std::thread::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(queue.max(1));
-        let thread = std::thread::spawn(move || write_lines(sink, receiver));
-        (Self { lines: PollSender::new(sender) }, thread)
+        let faults = Arc::new(Faults::default());
+        let mut writer = Writer { sink, batch: Vec::new(), faults: faults.clone(), observer };
+        let thread = std::thread::spawn(move || writer.run(receiver));
+        (Self { lines: PollSender::new(sender), faults }, thread)
+    }
+
+    pub fn health(&self) -> Health {
+        let (queue, room) = self.lines.get_ref().map_or((0, 0), |sender| (sender.max_capacity(), sender.capacity()));
+        Health {
+            waiting: queue.saturating_sub(room),
+            queue,
+            failures: self.faults.failures.load(Ordering::Relaxed),
+            is_failing: self.faults.is_failing.load(Ordering::Relaxed),
+        }
     }
 
     /// Waits for room in the queue.
@@ -87,30 +129,60 @@ impl Audit {
     }
 }
 
-fn write_lines(sink: Box<dyn Write + Send>, mut lines: mpsc::Receiver<(Subject, Event)>) {
-    let mut sink = BufWriter::new(sink);
-    let mut seq = 0;
-    while let Some((subject, event)) = lines.blocking_recv() {
-        seq += 1;
-        let mut line = match serde_json::to_vec(&Line { ts: now(), seq, event: &event, subject: &subject }) {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::error!(%error, "an audit event could not be written as JSON");
-                continue;
+/// Bytes of lines that go to the sink in one piece, unless one line is longer.
+const BATCH: usize = 16 * 1024;
+
+struct Writer {
+    sink: Box<dyn Write + Send>,
+    /// Whole lines: another process may append to the same file, so none is ever written in two pieces.
+    batch: Vec<u8>,
+    faults: Arc<Faults>,
+    observer: Observer,
+}
+
+impl Writer {
+    fn run(&mut self, mut lines: mpsc::Receiver<(Subject, Event)>) {
+        let process = process_name();
+        let mut seq = 0;
+        while let Some((subject, event)) = lines.blocking_recv() {
+            seq += 1;
+            (self.observer)(&event);
+            let line = match serde_json::to_vec(&Line { ts: now(), process: &process, seq, event: &event, subject: &subject }) {
+                Ok(line) => line,
+                Err(error) => {
+                    tracing::error!(%error, "an audit event could not be written as JSON");
+                    continue;
+                }
+            };
+            if self.batch.len() + line.len() >= BATCH {
+                self.flush();
             }
-        };
-        line.push(b'\n');
-        let mut result = sink.write_all(&line);
-        if lines.is_empty() {
-            result = result.and_then(|()| sink.flush());
+            self.batch.extend_from_slice(&line);
+            self.batch.push(b'\n');
+            if lines.is_empty() {
+                self.flush();
+            }
         }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let result = self.sink.write_all(&self.batch).and_then(|()| self.sink.flush());
+        self.batch.clear();
+        self.faults.is_failing.store(result.is_err(), Ordering::Relaxed);
         if let Err(error) = result {
+            self.faults.failures.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%error, "failed to write to the audit sink");
         }
     }
-    if let Err(error) = sink.flush() {
-        tracing::error!(%error, "failed to write the last audit events");
-    }
+}
+
+/// No two processes of a machine have the same: the number and the second of its start.
+fn process_name() -> String {
+    format!("{}-{:x}", std::process::id(), jiff::Timestamp::now().as_second())
 }
 
 /// RFC 3339, UTC, milliseconds.
@@ -120,7 +192,7 @@ fn now() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::audit::Text;
@@ -181,5 +253,64 @@ mod tests {
         drop(release);
         drop(audit);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn no_line_goes_to_the_sink_in_two_pieces_and_each_names_its_process() {
+        #[derive(Clone, Default)]
+        struct Pieces(Arc<Mutex<Vec<Vec<u8>>>>);
+        impl Write for Pieces {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().push(bytes.to_vec());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let pieces = Pieces::default();
+        let counted = Arc::new(AtomicU64::new(0));
+        let counter = counted.clone();
+        let observer = Box::new(move |_: &Event| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let (audit, thread) = Audit::observed(Box::new(pieces.clone()), 200, observer);
+        for _ in 0..100 {
+            audit.try_record(&Subject::default(), Event::TargetDenied { typed: Text::new(&[b'x'; 1000]) }).unwrap();
+        }
+        drop(audit);
+        thread.join().unwrap();
+        let pieces = pieces.0.lock().unwrap();
+        assert!(pieces.iter().all(|piece| piece.ends_with(b"\n") && piece.len() <= BATCH), "{:?}", pieces.len());
+        let lines: Vec<serde_json::Value> =
+            pieces.concat().split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        assert_eq!((lines.len(), counted.load(Ordering::Relaxed)), (100, 100));
+        assert!(lines.iter().all(|line| line["process"] == process_name_of(&lines[0])));
+    }
+
+    fn process_name_of(line: &serde_json::Value) -> &str {
+        let name = line["process"].as_str().unwrap();
+        assert!(name.starts_with(&format!("{}-", std::process::id())));
+        name
+    }
+
+    #[test]
+    fn a_sink_that_fails_shows() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (audit, thread) = Audit::with_sink(Box::new(Full), 2);
+        assert_eq!(audit.health(), Health { waiting: 0, queue: 2, failures: 0, is_failing: false });
+        audit.try_record(&Subject::default(), Event::TargetDenied { typed: "ins-a".into() }).unwrap();
+        let faults = audit.faults.clone();
+        drop(audit);
+        thread.join().unwrap();
+        assert!(faults.is_failing.load(Ordering::Relaxed) && faults.failures.load(Ordering::Relaxed) == 1);
     }
 }

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use russh::server;
@@ -11,15 +11,17 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit};
+use super::closing::Closing;
+use super::connections::{ConnectionCounts, Connections, Judged};
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
 use super::key_file::KeyFileError;
-use super::operators::Operators;
 use super::prelude::{self, Prelude};
+use super::pulse::Pulse;
+use super::rules::Rules;
 use super::tally::{Tally, TallyPermit};
 use super::{Config, Limits, Sessions};
 use crate::access::{FleetAliases, OperatorName};
@@ -34,6 +36,10 @@ const REJECTION_TIME: Duration = Duration::from_millis(20);
 const CHANNEL_MESSAGE: usize = 32 * 1024;
 /// For what sessions still have to say when the door stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often a closing door looks for connections that carry no session.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long such a connection may stay when it could still open one, and when it cannot.
+const IDLE_GRACE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(1));
 
 #[derive(Debug, Error)]
 pub enum DoorError {
@@ -43,13 +49,13 @@ pub enum DoorError {
 
 /// What all connections share.
 pub(super) struct Shared {
-    pub(super) operators: Operators,
-    pub(super) aliases: FleetAliases,
+    rules: RwLock<Arc<Rules>>,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
     pub(super) tracker: TaskTracker,
-    limits: Limits,
-    draining: AtomicBool,
+    connections: Arc<Connections>,
+    closing: Closing,
+    pulse: Pulse,
     all_sessions: Arc<Tally<()>>,
     by_operator: Arc<Tally<OperatorName>>,
 }
@@ -63,12 +69,16 @@ pub(super) struct SessionPermits {
 
 impl Shared {
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        !self.closing.is_opening()
+    }
+
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Or which limit is reached.
     pub(super) fn session_permits(&self, operator: &OperatorName, connection: &Arc<Tally<()>>) -> Result<SessionPermits, String> {
-        let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.limits;
+        let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.rules().limits;
         let full = |limit: usize, of: &str| format!("{of} has {limit} sessions open already, as many as it may");
         Ok(SessionPermits {
             _connection: connection.take((), sessions_per_connection).ok_or_else(|| full(sessions_per_connection, "this connection"))?,
@@ -85,7 +95,6 @@ impl Shared {
 pub struct Door {
     shared: Arc<Shared>,
     admission: Arc<Admission>,
-    login_grace: Duration,
     /// For clients known to have AES-GCM, and for all others: the client's order decides among what is offered, and OpenSSH before 10
     /// prefers ciphers of twice the cost.
     gcm_alone: Arc<server::Config>,
@@ -112,46 +121,85 @@ impl Door {
         let limits = config.limits;
         Ok(Self {
             shared: Arc::new(Shared {
-                operators: Operators::new(&config)?,
-                aliases,
+                rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
                 audit,
                 sessions,
                 tracker: TaskTracker::new(),
-                limits,
-                draining: AtomicBool::new(false),
+                connections: Arc::default(),
+                closing: Closing::default(),
+                pulse: Pulse::new(),
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
             }),
             admission: Arc::new(Admission::new(limits)),
-            login_grace: config.login_grace,
             gcm_alone: Arc::new(library_config(host_key.clone(), limits, GCM)),
             modern: Arc::new(library_config(host_key, limits, MODERN)),
         })
     }
 
-    /// Takes connections from all listeners until `stop`; then no more, and the open ones end.
-    pub async fn run(&self, listeners: Vec<TcpListener>, stop: CancellationToken) {
+    /// Takes connections from all listeners until it is told to stop, and serves those that are open to their end, or until it is told not to.
+    pub async fn run(&self, listeners: Vec<TcpListener>) {
+        let Shared { closing, tracker, .. } = &*self.shared;
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(self.acceptor(stop.clone()).accept_all(listener));
+            accepting.spawn(self.acceptor().accept_all(listener));
         }
-        stop.cancelled().await;
-        self.shared.draining.store(true, Ordering::Relaxed);
+        closing.accepting().cancelled().await;
         accepting.join_all().await;
-        self.shared.tracker.close();
-        if tokio::time::timeout(LAST_WORDS, self.shared.tracker.wait()).await.is_err() {
-            tracing::warn!(open = self.shared.tracker.len(), "some sessions did not end in time");
+        tracker.close();
+        tokio::select! {
+            () = tracker.wait() => return,
+            () = self.end_idle_connections() => {}
+            () = closing.serving().cancelled() => {}
+        }
+        if tokio::time::timeout(LAST_WORDS, tracker.wait()).await.is_err() {
+            tracing::warn!(open = tracker.len(), "some sessions did not end in time");
         }
     }
 
-    fn acceptor(&self, stop: CancellationToken) -> Acceptor {
+    /// How far it is closed, and the way to close it further.
+    pub fn closing(&self) -> &Closing {
+        &self.shared.closing
+    }
+
+    pub fn pulse(&self) -> &Pulse {
+        &self.shared.pulse
+    }
+
+    pub fn connections(&self) -> ConnectionCounts {
+        self.shared.connections.counts()
+    }
+
+    /// From now on these rules count. Connections that are open are not looked at: [`Door::judge`].
+    pub fn apply(&self, rules: Rules) {
+        *self.shared.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Judges the operators of the open connections by the rules of now.
+    pub fn judge(&self) -> Vec<Judged> {
+        self.shared.connections.judge(&self.shared.rules().operators)
+    }
+
+    /// Ends the connections from there, with whatever they carry.
+    pub fn end(&self, source: SocketAddr) {
+        self.shared.connections.end(source);
+    }
+
+    /// Without an end: whoever waits for it waits for something else too.
+    async fn end_idle_connections(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let grace = if self.shared.is_draining() { IDLE_GRACE.1 } else { IDLE_GRACE.0 };
+            self.shared.connections.end_idle(grace);
+        }
+    }
+
+    fn acceptor(&self) -> Acceptor {
         Acceptor {
             shared: self.shared.clone(),
             admission: self.admission.clone(),
-            login_grace: self.login_grace,
             gcm_alone: self.gcm_alone.clone(),
             modern: self.modern.clone(),
-            stop,
         }
     }
 }
@@ -160,16 +208,15 @@ impl Door {
 struct Acceptor {
     shared: Arc<Shared>,
     admission: Arc<Admission>,
-    login_grace: Duration,
     gcm_alone: Arc<server::Config>,
     modern: Arc<server::Config>,
-    stop: CancellationToken,
 }
 
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
     async fn accept_all(self, listener: TcpListener) {
-        let stop = self.stop.clone();
+        let stop = self.shared.closing.accepting().clone();
+        let mut beat = self.shared.pulse.join();
         let accepting = async {
             while let Some(entry) = self.admission.entry().await {
                 let (stream, source) = loop {
@@ -191,16 +238,18 @@ impl Acceptor {
         tokio::select! {
             () = accepting => {}
             () = stop.cancelled() => {}
+            () = beat.answer() => {}
         }
     }
 
     /// One connection, from its first byte to its end.
     async fn serve(self, stream: TcpStream, source: SocketAddr, (connection, startup): (ConnectionPermit, StartupPermit)) {
-        let deadline = Instant::now() + self.login_grace;
+        let deadline = Instant::now() + self.shared.rules().login_grace;
+        let entry = self.shared.connections.enter(source, self.shared.closing.serving().child_token());
         let proven = Arc::new(AtomicBool::new(false));
         let attempts = Arc::new(Mutex::new(Attempts::default()));
         let served = async {
-            let stream = Guarded::new(QuickAck::new(stream)?, deadline, proven.clone(), self.stop.clone());
+            let stream = Guarded::new(QuickAck::new(stream)?, deadline, proven.clone(), entry.outer.end.clone());
             let (client_version, stream) = Prelude::exchange(stream).await?;
             let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
             let handler = Connection {
@@ -212,7 +261,7 @@ impl Acceptor {
                 attempts: attempts.clone(),
                 name: None,
                 operator: None,
-                sessions: Tally::new(),
+                outer: entry.outer.clone(),
             };
             server::run_stream(config, stream, handler).await?.await
         };

@@ -7,6 +7,7 @@ use russh::{Channel, ChannelOpenFailure};
 use ssh_key::Certificate;
 
 use super::admission::StartupPermit;
+use super::connections::{Outer, Proof};
 use super::door::Shared;
 use super::key_rules::acceptable_signature;
 use super::{ByteStream, Jump};
@@ -34,7 +35,7 @@ pub(super) struct Connection {
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<super::tally::Tally<()>>,
+    pub(super) outer: Arc<Outer>,
 }
 
 impl Connection {
@@ -61,9 +62,10 @@ impl Connection {
         Auth::reject()
     }
 
-    fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
-        match proof {
+    fn decide(&mut self, proof: Proof) -> Auth {
+        match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
+                self.outer.prove(proof);
                 self.operator = Some(operator);
                 Auth::Accept
             }
@@ -73,8 +75,8 @@ impl Connection {
 
     fn jump(&self, operator: Operator, host: &str, stream: Box<dyn ByteStream>) -> (Jump, Option<super::door::SessionPermits>) {
         let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
-        let permits = self.shared.session_permits(&operator.name, &self.sessions);
-        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.aliases), permits) {
+        let permits = self.shared.session_permits(&operator.name, &self.outer.sessions);
+        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.rules().aliases), permits) {
             (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
             (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
             (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
@@ -96,8 +98,8 @@ impl Handler for Connection {
         // A name that cannot be an operator's takes the same way as one that is not.
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
-        let could =
-            acceptable_signature(offer.algorithm).and_then(|()| self.shared.operators.could_prove(&name, offer.public_key.key_data()));
+        let could = acceptable_signature(offer.algorithm)
+            .and_then(|()| self.shared.rules().operators.could_prove(&name, offer.public_key.key_data()));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -106,15 +108,15 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = acceptable_signature(key.algorithm)
-            .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
-        Ok(self.decide(proof))
+        if let Err(reason) = acceptable_signature(key.algorithm) {
+            return Ok(self.refuse(reason));
+        }
+        Ok(self.decide(Proof::Key { name, key: Box::new(key.public_key.key_data().clone()) }))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = self.shared.operators.prove_certificate(&name, certificate, self.source);
-        Ok(self.decide(proof))
+        Ok(self.decide(Proof::Certificate { name, certificate: Box::new(certificate.clone()) }))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {

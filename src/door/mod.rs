@@ -4,6 +4,8 @@
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod closing;
+mod connections;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
@@ -16,6 +18,8 @@ mod key_options;
 mod key_rules;
 mod operators;
 mod prelude;
+mod pulse;
+mod rules;
 mod source_list;
 mod tally;
 
@@ -26,8 +30,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use closing::Closing;
+pub use connections::{ConnectionCounts, Judged};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
+pub use pulse::Pulse;
+pub use rules::Rules;
 
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;

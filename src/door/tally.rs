@@ -22,6 +22,11 @@ impl<K: Hash + Eq + Clone> Tally<K> {
         Some(TallyPermit { tally: self.clone(), key })
     }
 
+    /// How many are held for this key.
+    pub(super) fn held(&self, key: &K) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(0)
+    }
+
     fn give_back(&self, key: &K) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match counts.get_mut(key) {

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::door::Door;
 use crate::gse::Client;
 use crate::keys::Keys;
-use crate::session::{self, HostCertificates, Runner, SessionRunner};
+use crate::session::{self, HostCertificates, Live, Runner, SessionRunner};
 use crate::settings::Settings;
 use crate::upstream::Dialer;
 
@@ -28,7 +28,12 @@ pub struct Parts {
 
 /// A broker, ready to take connections.
 pub struct Service {
-    door: Door,
+    pub(super) door: Door,
+    pub(super) broker: Arc<SessionRunner>,
+    pub(super) leases: Arc<Cache<Client>>,
+    pub(super) live: Arc<Live>,
+    pub(super) audit: Audit,
+    pub(super) certificates: Arc<dyn HostCertificates>,
 }
 
 impl Service {
@@ -37,18 +42,23 @@ impl Service {
         let fleets = settings.gse.fleets.clone();
         let cloud = Client::new(settings.gse).await?;
         let leases = Arc::new(Cache::new(cloud, settings.cache));
-        let broker = Broker::new(settings.policy, fleets, leases, Dialer::new(settings.upstream)?);
+        let broker = Broker::new(settings.policy, fleets, leases.clone(), Dialer::new(settings.upstream)?);
         let host_key = keys.host.clone();
-        let certificates = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
+        let certificates: Arc<dyn HostCertificates> = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
-        let runner = SessionRunner::new(broker, audit.clone(), certificates, config);
-        let door = Door::new(settings.door, settings.aliases, host_key, audit, Arc::new(Runner(runner)))?;
-        Ok(Self { door })
+        let runner = SessionRunner::new(broker, audit.clone(), certificates.clone(), config);
+        let sessions = Arc::new(Runner(runner.clone()));
+        let door = Door::new(settings.door, settings.aliases, host_key, audit.clone(), sessions)?;
+        Ok(Self { door, live: runner.live(), broker: runner, leases, audit, certificates })
     }
 
-    /// Takes connections until `stop`.
+    /// Takes connections until `stop`; then every one ends.
     pub async fn run(&self, listeners: Vec<TcpListener>, stop: CancellationToken) {
-        self.door.run(listeners, stop).await;
+        let stopping = async {
+            stop.cancelled().await;
+            self.door.closing().stop_serving();
+        };
+        tokio::join!(self.door.run(listeners), stopping);
     }
 }
 

@@ -39,9 +39,28 @@ impl Running {
 
     /// Ends it; the operator reads the failure's sentence.
     pub fn end(&self, failure: &Failure) {
+        self.orders.end(self.farewell(failure));
+    }
+
+    /// Holds it to another grant from now on; when it uses what that grant lacks, it ends, and the operator reads the failure's sentence.
+    pub fn regrant(&self, grant: Grant, failure: &Failure) {
+        self.orders.regrant(grant, self.farewell(failure));
+    }
+
+    /// Asks it whether it still runs.
+    pub fn ask(&self, round: u64) {
+        self.orders.ask(round);
+    }
+
+    /// The last round that it answered.
+    pub fn answered(&self) -> u64 {
+        self.orders.answered()
+    }
+
+    fn farewell(&self, failure: &Failure) -> Farewell {
         let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
         let sentence = failure.sentence(&self.typed, reference);
-        self.orders.end(Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) });
+        Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) }
     }
 }
 

@@ -115,6 +115,17 @@ impl<'r> Table<'r> {
         self.settle(key, read)
     }
 
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        let value = self.take(key)?;
+        let read = match (&value.kind, value.origin()) {
+            (ValueKind::Boolean(boolean), _) => Ok(*boolean),
+            (ValueKind::String(text), Some(ENVIRONMENT)) if text == "true" => Ok(true),
+            (ValueKind::String(text), Some(ENVIRONMENT)) if text == "false" => Ok(false),
+            (other, _) => Err(format!("is {}: write true or false, without quotes", kind_name(other))),
+        };
+        self.settle(key, read)
+    }
+
     /// A list of strings (in the environment: separated by commas). Every bad one is reported under its index; with one, there is no list.
     pub(super) fn list<T>(&mut self, key: &str, right: &str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.take(key)?;

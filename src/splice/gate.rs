@@ -1,5 +1,5 @@
 use super::Direction;
-use crate::access::{Capability, Grant};
+use crate::access::{Capabilities, Capability, Grant};
 use crate::transport::msg;
 use crate::transport::wire::Reader;
 
@@ -42,6 +42,18 @@ type Permission = Result<(), &'static str>;
 impl Gate {
     pub fn new(grant: Grant) -> Self {
         Self { grant, asked: Asked::default() }
+    }
+
+    /// Holds the session to another grant from now on.
+    pub fn regrant(&mut self, grant: Grant) {
+        self.grant = grant;
+    }
+
+    /// What the operator's side has asked for without a channel of its own.
+    pub fn in_use(&self) -> Capabilities {
+        let Asked { tcpip_forward, streamlocal_forward, agent, x11 } = self.asked;
+        let asked = [(Capability::ForwardRemote, tcpip_forward || streamlocal_forward), (Capability::Agent, agent), (Capability::X11, x11)];
+        asked.into_iter().filter_map(|(capability, asked)| asked.then_some(capability)).collect()
     }
 
     /// Judges a message on its way and renames it in place when it is refused.
@@ -161,7 +173,7 @@ fn subsystem(message: &[u8]) -> Option<&[u8]> {
 pub(super) mod tests {
     use super::*;
     use crate::access::{
-        Capabilities, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target, TargetPattern,
+        FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target, TargetPattern,
     };
     use crate::transport::wire::{put_string, put_u32};
 
@@ -181,7 +193,7 @@ pub(super) mod tests {
         Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target).unwrap()
     }
 
-    fn open(kind: &str) -> Vec<u8> {
+    pub(in crate::splice) fn open(kind: &str) -> Vec<u8> {
         let mut message = vec![msg::CHANNEL_OPEN];
         put_string(&mut message, kind.as_bytes());
         message.extend_from_slice(&[0; 12]);

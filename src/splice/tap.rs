@@ -2,6 +2,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
 use super::gate::Refusal;
+use crate::access::{Capabilities, Capability};
 use crate::audit::{Event, Text};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
@@ -36,11 +37,24 @@ struct Channel {
     instance_number: Option<u32>,
     pty: bool,
     told: bool,
+    /// What its grant has to allow while it is open.
+    uses: Option<Capability>,
     exit_status: Option<u32>,
     exit_signal: Option<Text>,
     bytes_up: u64,
     bytes_down: u64,
     closed: (bool, bool),
+}
+
+/// What a channel of this type stands for by its type alone; what runs in a session channel is asked for later.
+fn carried_by(kind: &[u8]) -> Option<Capability> {
+    match kind {
+        b"direct-tcpip" | b"direct-streamlocal@openssh.com" => Some(Capability::ForwardLocal),
+        b"forwarded-tcpip" | b"forwarded-streamlocal@openssh.com" => Some(Capability::ForwardRemote),
+        b"auth-agent@openssh.com" => Some(Capability::Agent),
+        b"x11" => Some(Capability::X11),
+        _ => None,
+    }
 }
 
 impl Tap {
@@ -63,6 +77,11 @@ impl Tap {
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
         Ok(())
+    }
+
+    /// What the open channels use.
+    pub fn in_use(&self) -> Capabilities {
+        self.channels.values().filter_map(|channel| channel.uses).collect()
     }
 
     /// The channel that a message's recipient number names, by the operator's number.
@@ -125,6 +144,7 @@ impl Tap {
             kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
             what: destination(kind, reader),
             refused: refusal.is_some(),
+            uses: carried_by(kind).filter(|_| refusal.is_none()),
             ..Channel::default()
         };
         match direction {
@@ -182,10 +202,15 @@ impl Tap {
                 channel.pty = true;
                 None
             }
-            (Direction::Up, b"shell") => Some(opened(channel, "shell".into(), None)),
+            (Direction::Up, b"shell") => {
+                channel.uses = Some(Capability::Shell);
+                Some(opened(channel, "shell".into(), None))
+            }
             (Direction::Up, b"exec" | b"subsystem") => {
                 let kind = if name == b"exec" { "exec" } else { "subsystem" };
                 let what = reader.string().ok().map(Text::new);
+                let is_sftp = kind == "subsystem" && what.as_ref().is_some_and(|what| what.as_str() == "sftp");
+                channel.uses = Some(if is_sftp { Capability::Sftp } else { Capability::Exec });
                 Some(opened(channel, kind.into(), what))
             }
             (Direction::Down, b"exit-status") => {

@@ -1,0 +1,95 @@
+use metrics::{counter, gauge, histogram};
+
+use super::names;
+use crate::audit::Event;
+
+/// Kinds of channels that are told apart; what a peer may name else is one kind more.
+const CHANNEL_KINDS: [&str; 10] = [
+    "shell",
+    "exec",
+    "subsystem",
+    "direct-tcpip",
+    "direct-streamlocal@openssh.com",
+    "forwarded-tcpip",
+    "forwarded-streamlocal@openssh.com",
+    "auth-agent@openssh.com",
+    "x11",
+    "other",
+];
+/// What marks an algorithm that is negotiated only for want of a better one.
+const WEAK: [&str; 9] = ["sha1", "ssh-rsa", "ssh-dss", "-cbc", "arcfour", "md5", "group1-", "hmac-ripemd", "umac-64"];
+
+/// Shows what did not happen yet as 0: a rate needs something to begin at.
+pub(super) fn begin() {
+    for result in ["accepted", "refused"] {
+        counter!(names::LOGINS, "result" => result).absolute(0);
+    }
+    counter!(names::OPENINGS, "code" => "ok").absolute(0);
+    for by in ["operator", "instance", "broker", "audit"] {
+        counter!(names::CLOSED, "by" => by).absolute(0);
+    }
+    for direction in ["up", "down"] {
+        counter!(names::BYTES, "direction" => direction).absolute(0);
+    }
+    for by in ["broker", "instance", "operator"] {
+        counter!(names::REFUSALS, "by" => by).absolute(0);
+    }
+    for verdict in ["pinned", "mismatch"] {
+        counter!(names::HOST_KEYS, "verdict" => verdict).absolute(0);
+    }
+    for result in ["ok", "refused"] {
+        counter!(names::RELOADS, "result" => result).absolute(0);
+    }
+    gauge!(names::RELOAD_OK).set(1.0);
+    counter!(names::AUDIT_EVENTS).absolute(0);
+}
+
+pub(super) fn count(event: &Event) {
+    counter!(names::AUDIT_EVENTS).increment(1);
+    match event {
+        Event::OperatorAuthenticated { .. } => counter!(names::LOGINS, "result" => "accepted").increment(1),
+        Event::OperatorRefused { .. } => counter!(names::LOGINS, "result" => "refused").increment(1),
+        Event::TargetDenied { .. } => counter!(names::OPENINGS, "code" => "target-refused").increment(1),
+        Event::TargetFailed { code, .. } => counter!(names::OPENINGS, "code" => *code).increment(1),
+        Event::HostKeyPinned { .. } => counter!(names::HOST_KEYS, "verdict" => "pinned").increment(1),
+        Event::HostKeyMismatch { .. } => counter!(names::HOST_KEYS, "verdict" => "mismatch").increment(1),
+        Event::SessionOpened { downstream, upstream, resolve_ms, quota_ms, api_ms, connect_ms, kex_ms, auth_ms, total_ms, .. } => {
+            counter!(names::OPENINGS, "code" => "ok").increment(1);
+            let phases = [
+                ("resolve", resolve_ms),
+                ("quota", quota_ms),
+                ("api", api_ms),
+                ("connect", connect_ms),
+                ("kex", kex_ms),
+                ("auth", auth_ms),
+                ("total", total_ms),
+            ];
+            for (phase, ms) in phases {
+                histogram!(names::PHASE, "phase" => phase).record(ms / 1000.0);
+            }
+            count_weak("downstream", downstream.as_str());
+            count_weak("upstream", upstream.as_str());
+        }
+        Event::ChannelOpened { kind, .. } => {
+            let kind = CHANNEL_KINDS.into_iter().find(|known| *known == kind.as_str()).unwrap_or("other");
+            counter!(names::CHANNELS, "kind" => kind).increment(1);
+        }
+        Event::ChannelRefused { by, .. } => counter!(names::REFUSALS, "by" => *by).increment(1),
+        Event::SessionClosed { reason, bytes_down, bytes_up, duration_s } => {
+            let by = ["operator", "instance", "broker", "audit"].into_iter().find(|by| reason.as_str().starts_with(&format!("{by}:")));
+            counter!(names::CLOSED, "by" => by.unwrap_or("broker")).increment(1);
+            counter!(names::BYTES, "direction" => "down").increment(*bytes_down);
+            counter!(names::BYTES, "direction" => "up").increment(*bytes_up);
+            histogram!(names::DURATION).record(*duration_s);
+        }
+        // The API's own counts tell of leases, the sessions of their channels' ends.
+        Event::LeaseFetched { .. } | Event::ChannelClosed { .. } => {}
+    }
+}
+
+/// The names are those that we offer, so they are few.
+fn count_weak(leg: &'static str, algorithms: &str) {
+    for algorithm in algorithms.split([' ', '/', '+', ',']).filter(|name| WEAK.iter().any(|mark| name.contains(mark))) {
+        counter!(names::WEAK, "leg" => leg, "algorithm" => algorithm.to_owned()).increment(1);
+    }
+}
