@@ -9,9 +9,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::access::{Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+use crate::access::{Denied, Failure, FleetId, Grant, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -160,8 +160,19 @@ pub struct Opened<L> {
 pub struct NotOpened {
     pub failure: Failure,
     pub target: Option<Target>,
-    /// Whether policy denied, as against something that broke.
-    pub denied: bool,
+    /// Why policy denied, as against something that broke.
+    pub denied: Option<Denied>,
+}
+
+impl NotOpened {
+    /// Something broke.
+    pub fn failed(failure: Failure, target: Option<Target>) -> Self {
+        Self { failure, target, denied: None }
+    }
+
+    pub fn denied(denied: Denied, target: Option<Target>) -> Self {
+        Self { failure: Failure::target_refused().because(denied), target, denied: Some(denied) }
+    }
 }
 
 pub struct Broker<U> {
@@ -203,10 +214,10 @@ impl<U: Upstream> Broker<U> {
         let target = self.resolve(&policy, operator, name, asker).await?;
         let resolve = started.elapsed();
 
-        let denied = || NotOpened { failure: Failure::target_refused(), target: Some(target.clone()), denied: true };
-        let grant = policy.decide(operator, &target).ok_or_else(denied)?;
+        let denied = |denied| NotOpened::denied(denied, Some(target.clone()));
+        let grant = policy.decide(operator, &target, SystemTime::now()).map_err(denied)?;
 
-        let failed = |failure| NotOpened { failure, target: Some(target.clone()), denied: false };
+        let failed = |failure| NotOpened::failed(failure, Some(target.clone()));
         let asked = Instant::now();
         let Leased { mut lease, cached } = self.leases.lease(&grant, asker).await.map_err(failed)?;
         trail.leased(&lease, cached);
@@ -229,17 +240,15 @@ impl<U: Upstream> Broker<U> {
     }
 
     async fn resolve(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Target, NotOpened> {
-        let denied = || NotOpened { failure: Failure::target_refused(), target: None, denied: true };
-        if !policy.could_reach(operator, name) {
-            return Err(denied());
-        }
+        let now = SystemTime::now();
+        policy.could_reach(operator, name, now).map_err(|denied| NotOpened::denied(denied, None))?;
         let target_in = |fleet: &FleetId| Target { fleet: fleet.clone(), instance: name.instance.clone() };
         if let Some(fleet) = &name.fleet {
             return Ok(target_in(fleet));
         }
         let candidates: Vec<FleetId> =
-            self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet)).is_some()).cloned().collect();
-        let failed = |failure| NotOpened { failure, target: None, denied: false };
+            self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet), now).is_ok()).cloned().collect();
+        let failed = |failure| NotOpened::failed(failure, None);
         self.leases.locate(&name.instance, &candidates, asker).await.map_err(failed)
     }
 }

@@ -10,10 +10,15 @@ pub enum Capability {
     ForwardRemote,
     Agent,
     X11,
+    /// An SSH connection inside of a local forward.
+    NestedSsh,
+    /// Channel types that the broker does not know.
+    Any,
 }
 
 impl Capability {
-    pub const ALL: [Self; 7] = [Self::Shell, Self::Exec, Self::Sftp, Self::ForwardLocal, Self::ForwardRemote, Self::Agent, Self::X11];
+    pub const ALL: [Self; 9] =
+        [Self::Shell, Self::Exec, Self::Sftp, Self::ForwardLocal, Self::ForwardRemote, Self::Agent, Self::X11, Self::NestedSsh, Self::Any];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -24,6 +29,8 @@ impl Capability {
             Self::ForwardRemote => "forward-remote",
             Self::Agent => "agent",
             Self::X11 => "x11",
+            Self::NestedSsh => "nested-ssh",
+            Self::Any => "any",
         }
     }
 
@@ -37,7 +44,7 @@ impl Capability {
 
 /// A set of [`Capability`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Capabilities(u8);
+pub struct Capabilities(u16);
 
 impl Capabilities {
     pub const NONE: Self = Self(0);

@@ -2,20 +2,34 @@
 //! it does not work ([`Failure`]). No input or output, no runtime, nothing but std and `zeroize`.
 
 mod capability;
+mod destination;
 mod failure;
 mod glob;
+mod grant;
+mod hours;
 mod lease;
+mod network;
 mod operator;
 mod policy;
+mod ports;
+mod recording;
+mod rule;
 mod secret;
 mod target;
 
 pub use capability::{Capabilities, Capability};
+pub use destination::Destination;
 pub use failure::{Code, Failure, Reference};
 pub use glob::{Glob, wildcard_matches};
+pub use grant::Grant;
+pub use hours::{Hours, LocalMinute, Utc, Zone};
 pub use lease::Lease;
+pub use network::Network;
 pub use operator::{Operator, OperatorName, Restrictions};
-pub use policy::{Grant, GrantRule, OperatorPattern, Policy, TargetPattern};
+pub use policy::{Denied, Policy};
+pub use ports::Ports;
+pub use recording::{RecordMode, Recording};
+pub use rule::{GrantRule, OperatorPattern, TargetPattern};
 pub use secret::Secret;
 pub use target::{FleetAliases, FleetId, InstanceId, Target, TargetName};
 

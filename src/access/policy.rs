@@ -1,51 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::SystemTime;
 
-use super::{Capabilities, Capability, FleetId, Glob, InstanceId, Invalid, Operator, OperatorName, Target, TargetName};
-
-/// Whom a grant is for: a name, `@group`, or `*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OperatorPattern {
-    Anyone,
-    Group(String),
-    Name(OperatorName),
-}
-
-impl OperatorPattern {
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        match text.strip_prefix('@') {
-            _ if text == "*" => Ok(Self::Anyone),
-            Some(group) if !group.is_empty() => Ok(Self::Group(group.to_owned())),
-            Some(_) => Err(Invalid("\"@\" names no group: write @ and the group's name".to_owned())),
-            None => OperatorName::parse(text).map(Self::Name),
-        }
-    }
-}
-
-/// What a grant is for: `fleet/instance` globs; a bare instance glob means any fleet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetPattern {
-    fleet: Glob,
-    instance: Glob,
-}
-
-impl TargetPattern {
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let (fleet, instance) = text.split_once('/').unwrap_or((Glob::ANY, text));
-        Ok(Self { fleet: Glob::parse(fleet)?, instance: Glob::parse(instance)? })
-    }
-
-    fn matches(&self, fleet: Option<&FleetId>, instance: &InstanceId) -> bool {
-        self.instance.matches(instance.as_str()) && fleet.is_none_or(|fleet| self.fleet.matches(fleet.as_str()))
-    }
-}
-
-/// One `[[grants]]` table.
-#[derive(Debug, Clone)]
-pub struct GrantRule {
-    pub operators: Vec<OperatorPattern>,
-    pub targets: Vec<TargetPattern>,
-    pub allow: Capabilities,
-}
+use super::{FleetId, Grant, GrantRule, InstanceId, Invalid, Operator, OperatorName, OperatorPattern, Target, TargetName};
 
 /// Who may reach what: grants only, so what no rule grants is denied.
 #[derive(Debug, Clone, Default)]
@@ -78,66 +35,77 @@ impl Policy {
         })
     }
 
-    /// Whether some grant of this operator could match the name in some fleet. When not, nothing is asked of the cloud API.
-    pub fn could_reach(&self, operator: &Operator, name: &TargetName) -> bool {
-        self.rules_for(&operator.name).flat_map(|rule| &rule.targets).any(|pattern| pattern.matches(name.fleet.as_ref(), &name.instance))
+    /// Whether some grant that counts now could match the name in some fleet. When not, nothing is asked of the cloud API.
+    pub fn could_reach(&self, operator: &Operator, name: &TargetName, at: SystemTime) -> Result<(), Denied> {
+        self.counting(operator, name.fleet.as_ref(), &name.instance, at).map(drop)
     }
 
-    /// The decision. Everything that matching grants allow, together, less what the operator's own key restricts.
-    pub fn decide(&self, operator: &Operator, target: &Target) -> Option<Grant> {
-        let mut matching = self
-            .rules_for(&operator.name)
-            .filter(|rule| rule.targets.iter().any(|pattern| pattern.matches(Some(&target.fleet), &target.instance)))
-            .map(|rule| rule.allow);
-        let first = matching.next()?;
-        let mut allow = matching.fold(first, Capabilities::union);
-        let restrictions = operator.restrictions;
-        if restrictions.no_port_forwarding {
-            allow = allow.without(Capability::ForwardLocal).without(Capability::ForwardRemote);
+    /// The decision: what all matching grants that count at `at` give, together, less what the operator's own key restricts.
+    ///
+    /// What grants give adds up: capabilities, destinations, ports. What they demand must all be met: the strictest recording, the shortest
+    /// session.
+    pub fn decide(&self, operator: &Operator, target: &Target, at: SystemTime) -> Result<Grant, Denied> {
+        let rules = self.counting(operator, Some(&target.fleet), &target.instance, at)?;
+        Ok(Grant::new(operator, target, &rules, at))
+    }
+
+    /// The rules for this operator, target and address, whatever the time, if some of them count at `at`.
+    fn counting<'a>(
+        &'a self,
+        operator: &'a Operator,
+        fleet: Option<&FleetId>,
+        instance: &InstanceId,
+        at: SystemTime,
+    ) -> Result<Vec<&'a GrantRule>, Denied> {
+        let matches = |rule: &&GrantRule| rule.targets.iter().any(|pattern| pattern.matches(fleet, instance));
+        let mut rules: Vec<_> = self.rules_for(&operator.name).filter(matches).collect();
+        if rules.is_empty() {
+            return Err(Denied::NoGrant);
         }
-        if restrictions.no_agent_forwarding {
-            allow = allow.without(Capability::Agent);
+        rules.retain(|rule| rule.admits(operator.source.ip()));
+        if rules.is_empty() {
+            return Err(Denied::OtherSource);
         }
-        if restrictions.no_x11_forwarding {
-            allow = allow.without(Capability::X11);
+        match rules.iter().any(|rule| rule.is_open(at)) {
+            true => Ok(rules),
+            false => Err(Denied::OutsideHours),
         }
-        Some(Grant { operator: operator.clone(), target: target.clone(), allow, pty: !restrictions.no_pty })
     }
 }
 
-/// Proof that the policy said yes to this operator on this target.
-///
-/// **Invariant**: only [`Policy::decide`] makes one, and leasing and connecting take one.
-#[derive(Debug, Clone)]
-pub struct Grant {
-    operator: Operator,
-    target: Target,
-    allow: Capabilities,
-    pty: bool,
+/// Why policy says no: for the audit alone. To the operator all of them read the same, as does a target that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    NoGrant,
+    /// There are grants, but for other addresses.
+    OtherSource,
+    OutsideHours,
+    /// There is a grant, but not for this port.
+    Port(u16),
 }
 
-impl Grant {
-    pub fn operator(&self) -> &Operator {
-        &self.operator
-    }
-
-    pub fn target(&self) -> &Target {
-        &self.target
-    }
-
-    pub fn allows(&self, capability: Capability) -> bool {
-        self.allow.contains(capability)
-    }
-
-    pub fn allows_pty(&self) -> bool {
-        self.pty
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoGrant => f.write_str("no grant matches"),
+            Self::OtherSource => f.write_str("its grants are for other addresses"),
+            Self::OutsideHours => f.write_str("outside its hours"),
+            Self::Port(port) => write!(f, "no grant allows port {port}"),
+        }
     }
 }
+
+impl std::error::Error for Denied {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
-    use crate::access::{FleetAliases, Restrictions};
+    use crate::access::{
+        Capabilities, Capability, Destination, FleetAliases, Hours, Network, Ports, RecordMode, Recording, Restrictions, TargetPattern, Utc,
+    };
 
     fn operator(name: &str) -> Operator {
         Operator {
@@ -149,11 +117,25 @@ mod tests {
     }
 
     fn rule(operators: &[&str], targets: &[&str], allow: Capabilities) -> GrantRule {
-        GrantRule {
-            operators: operators.iter().map(|o| OperatorPattern::parse(o).unwrap()).collect(),
-            targets: targets.iter().map(|t| TargetPattern::parse(t).unwrap()).collect(),
+        GrantRule::new(
+            operators.iter().map(|o| OperatorPattern::parse(o).unwrap()).collect(),
+            targets.iter().map(|t| TargetPattern::parse(t).unwrap()).collect(),
             allow,
-        }
+        )
+    }
+
+    /// For everyone and everything.
+    fn allowing(allow: &[Capability]) -> GrantRule {
+        rule(&["*"], &["*"], allow.iter().copied().collect())
+    }
+
+    fn hours(text: &str) -> Vec<Hours> {
+        vec![Hours::parse(text, |_| Some(Arc::new(Utc))).unwrap()]
+    }
+
+    /// A Monday, in UTC.
+    fn at(hour: u64, minute: u64, second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_704_067_200 + hour * 3600 + minute * 60 + second)
     }
 
     fn target(fleet: &str, instance: &str) -> Target {
@@ -169,41 +151,114 @@ mod tests {
         Policy::new([("oncall".to_owned(), oncall)].into_iter().collect(), rules).unwrap()
     }
 
+    fn granted(rules: Vec<GrantRule>, at: SystemTime) -> Result<Grant, Denied> {
+        policy(rules).decide(&operator("alice"), &target("fleet-a", "ins-x"), at)
+    }
+
     #[test]
     fn what_no_rule_grants_is_denied() {
         let policy = policy(vec![rule(&["alice"], &["fleet-a-*/ins-*"], Capabilities::default_allow())]);
-        assert!(policy.decide(&operator("alice"), &target("fleet-a-1", "ins-x")).is_some());
-        assert!(policy.decide(&operator("alice"), &target("fleet-b-1", "ins-x")).is_none());
-        assert!(policy.decide(&operator("bob"), &target("fleet-a-1", "ins-x")).is_none());
-        assert!(Policy::default().decide(&operator("alice"), &target("fleet-a-1", "ins-x")).is_none());
+        let decide = |name: &str, fleet: &str| policy.decide(&operator(name), &target(fleet, "ins-x"), at(0, 0, 0)).map(drop);
+        assert_eq!(decide("alice", "fleet-a-1"), Ok(()));
+        assert_eq!(decide("alice", "fleet-b-1"), Err(Denied::NoGrant));
+        assert_eq!(decide("bob", "fleet-a-1"), Err(Denied::NoGrant));
+        assert!(Policy::default().decide(&operator("alice"), &target("fleet-a-1", "ins-x"), at(0, 0, 0)).is_err());
     }
 
     #[test]
     fn a_name_without_a_fleet_could_be_in_any() {
         let policy = policy(vec![rule(&["@oncall"], &["fleet-a-*/ins-g*"], Capabilities::default_allow())]);
-        assert!(policy.could_reach(&operator("bob"), &name("ins-gx")));
-        assert!(policy.could_reach(&operator("bob"), &name("ins-gx.fleet-a-1")));
-        assert!(!policy.could_reach(&operator("bob"), &name("ins-gx.fleet-b-1")));
-        assert!(!policy.could_reach(&operator("bob"), &name("ins-x")));
-        assert!(!policy.could_reach(&operator("alice"), &name("ins-gx")));
+        let could = |operator_name: &str, text: &str| policy.could_reach(&operator(operator_name), &name(text), at(0, 0, 0)).is_ok();
+        assert!(could("bob", "ins-gx") && could("bob", "ins-gx.fleet-a-1"));
+        assert!(!could("bob", "ins-gx.fleet-b-1") && !could("bob", "ins-x") && !could("alice", "ins-gx"));
     }
 
     #[test]
     fn matching_grants_add_up_and_the_keys_restrictions_take_away() {
-        let forwards = [Capability::ForwardLocal, Capability::Agent].into_iter().collect();
-        let policy = policy(vec![rule(&["*"], &["ins-*"], Capabilities::default_allow()), rule(&["alice"], &["ins-*"], forwards)]);
+        let mut forwards = rule(&["alice"], &["ins-*"], [Capability::ForwardLocal, Capability::Agent].into_iter().collect());
+        forwards.ports = Ports::parse("3389").unwrap();
+        let policy = policy(vec![rule(&["*"], &["ins-*"], Capabilities::default_allow()), forwards]);
         let mut alice = operator("alice");
-        let grant = policy.decide(&alice, &target("fleet-a", "ins-x")).unwrap();
+        let decide = |alice: &Operator| policy.decide(alice, &target("fleet-a", "ins-x"), at(0, 0, 0)).unwrap();
+        let grant = decide(&alice);
         assert!(grant.allows(Capability::Shell) && grant.allows(Capability::ForwardLocal) && grant.allows_pty());
+        assert!(grant.ports().contains(3389) && grant.allows_destination("anything", 1));
         alice.restrictions = Restrictions::ALL;
-        let grant = policy.decide(&alice, &target("fleet-a", "ins-x")).unwrap();
+        let grant = decide(&alice);
         assert!(grant.allows(Capability::Shell) && !grant.allows(Capability::ForwardLocal));
         assert!(!grant.allows(Capability::Agent) && !grant.allows_pty());
+        assert!(grant.ports().is_empty() && !grant.allows_destination("anything", 1));
     }
 
     #[test]
     fn a_rule_for_a_group_that_is_not_there_is_refused() {
         let error = Policy::new(BTreeMap::new(), vec![rule(&["@oncal"], &["ins-*"], Capabilities::NONE)]).unwrap_err();
         assert!(error.to_string().contains("@oncal"), "{error}");
+    }
+
+    #[test]
+    fn a_grant_whose_hours_or_networks_do_not_match_does_not_count() {
+        let mut office = allowing(&[Capability::Shell]);
+        office.hours = hours("mon-fri 08:00-20:00 UTC");
+        let mut home = allowing(&[Capability::Agent]);
+        home.from = vec![Network::parse("10.0.0.0/8").unwrap()];
+        assert_eq!(granted(vec![home.clone()], at(9, 0, 0)).unwrap_err(), Denied::OtherSource);
+        assert_eq!(granted(vec![office.clone()], at(20, 0, 0)).unwrap_err(), Denied::OutsideHours);
+        assert_eq!(granted(vec![office.clone(), home.clone()], at(7, 59, 59)).unwrap_err(), Denied::OutsideHours);
+        let grant = granted(vec![office.clone(), home.clone()], at(8, 0, 0)).unwrap();
+        assert!(grant.allows(Capability::Shell) && !grant.allows(Capability::Agent));
+        home.from.push(Network::parse("192.0.2.0/24").unwrap());
+        let policy = policy(vec![office, home]);
+        assert!(policy.could_reach(&operator("alice"), &name("ins-x"), at(3, 0, 0)).is_ok());
+        let grant = policy.decide(&operator("alice"), &target("fleet-a", "ins-x"), at(3, 0, 0)).unwrap();
+        assert!(!grant.allows(Capability::Shell) && grant.allows(Capability::Agent));
+    }
+
+    #[test]
+    fn what_grants_give_adds_up_and_what_they_demand_must_all_be_met() {
+        let mut one = allowing(&[Capability::ForwardLocal]);
+        one.forward_to = Some(vec![Destination::parse("db.internal:5432").unwrap()]);
+        one.ports = Ports::parse("3389").unwrap();
+        one.max_session = Some(Duration::from_secs(3600));
+        one.recording = Recording { mode: RecordMode::BestEffort, input: true };
+        // Without the capability there is nothing to say of where it may go.
+        let mut two = allowing(&[Capability::Shell]);
+        two.ports = Ports::parse("8000-8100").unwrap();
+        two.max_session = Some(Duration::from_secs(60));
+        two.recording = Recording { mode: RecordMode::Required, input: false };
+        let three = allowing(&[Capability::Exec]);
+        let grant = granted(vec![one.clone(), two, three], at(0, 0, 0)).unwrap();
+        assert!(grant.allows_destination("db.internal", 5432) && !grant.allows_destination("db.internal", 22) && !grant.allows_path("/x"));
+        assert!(grant.ports().contains(3389) && grant.ports().contains(8000));
+        assert_eq!(grant.max_session(), Some(Duration::from_secs(60)));
+        assert_eq!(grant.recording(), Recording { mode: RecordMode::Required, input: true });
+        let anywhere = granted(vec![one, allowing(&[Capability::ForwardLocal])], at(0, 0, 0)).unwrap();
+        assert!(anywhere.allows_destination("db.internal", 22) && anywhere.allows_path("/x"));
+    }
+
+    #[test]
+    fn a_grant_ends_when_the_rules_that_count_give_less_than_it() {
+        let mut office = allowing(&[Capability::Shell]);
+        office.hours = hours("mon-fri 08:00-20:00 UTC");
+        let mut night = allowing(&[Capability::Shell, Capability::Exec]);
+        night.hours = hours("mon-fri 19:00-23:30 UTC");
+        let always = allowing(&[Capability::Exec]);
+        let horizon = Duration::from_secs(600);
+
+        let alone = granted(vec![office.clone(), always.clone()], at(12, 0, 0)).unwrap();
+        assert!(alone.has_hours() && alone.holds(at(19, 59, 59)) && !alone.holds(at(20, 0, 0)));
+        assert_eq!(alone.ends_within(at(19, 50, 0), horizon), None);
+        assert_eq!(alone.ends_within(at(19, 50, 1), horizon), Some(Duration::from_secs(599)));
+        assert_eq!(alone.ends_within(at(19, 59, 59) + Duration::from_millis(500), horizon), Some(Duration::from_millis(500)));
+        assert_eq!(alone.ends_within(at(21, 0, 0), horizon), Some(Duration::ZERO));
+
+        // The one that begins later goes on where the first ends.
+        let both = granted(vec![office.clone(), night.clone(), always.clone()], at(12, 0, 0)).unwrap();
+        assert_eq!(both.ends_within(at(19, 55, 0), horizon), None);
+        assert_eq!(both.ends_within(at(23, 25, 0), horizon), Some(Duration::from_secs(300)));
+
+        let only_always = granted(vec![office, always.clone()], at(21, 0, 0)).unwrap();
+        assert!(only_always.holds(at(12, 0, 0)) && only_always.holds(at(22, 0, 0)));
+        assert!(!granted(vec![always], at(0, 0, 0)).unwrap().has_hours());
     }
 }

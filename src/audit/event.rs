@@ -106,8 +106,14 @@ pub enum Event {
         claimed: Text,
         reason: Text,
     },
+    /// Connections from the source's address (an IPv6 /64) are refused from now on.
+    #[serde(rename = "source.penalized")]
+    SourcePenalized { offence: &'static str, refused_s: f64 },
+    /// Something of ours panicked over this connection.
+    #[serde(rename = "connection.crashed")]
+    ConnectionCrashed {},
     #[serde(rename = "target.denied")]
-    TargetDenied { typed: Text },
+    TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
     #[serde(rename = "lease.fetched")]

@@ -247,7 +247,7 @@ mod tests {
         }
         let (release, stuck) = std::sync::mpsc::channel();
         let (audit, thread) = Audit::with_sink(Box::new(Stuck(Mutex::new(stuck))), 2);
-        let event = || Event::TargetDenied { typed: "ins-a".into() };
+        let event = || Event::TargetDenied { typed: "ins-a".into(), reason: "no grant matches".into() };
         let refused = (0..8).find_map(|_| audit.try_record(&Subject::default(), event()).err());
         assert!(matches!(refused, Some(AuditError::Full)));
         drop(release);

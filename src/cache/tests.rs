@@ -123,11 +123,7 @@ fn instance() -> InstanceId {
 }
 
 fn grant() -> Grant {
-    let rule = GrantRule {
-        operators: vec![OperatorPattern::Anyone],
-        targets: vec![TargetPattern::parse("*").unwrap()],
-        allow: Capabilities::default_allow(),
-    };
+    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow());
     let operator = Operator {
         name: OperatorName::parse("alice").unwrap(),
         key: "k".into(),
@@ -135,7 +131,7 @@ fn grant() -> Grant {
         restrictions: Restrictions::default(),
     };
     let policy = Policy::new(Default::default(), vec![rule]).unwrap();
-    policy.decide(&operator, &Target { fleet: fleet("fleet-a"), instance: instance() }).unwrap()
+    policy.decide(&operator, &Target { fleet: fleet("fleet-a"), instance: instance() }, std::time::UNIX_EPOCH).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,22 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Limits;
 use super::tally::{Tally, TallyPermit};
+use super::{Limits, netblock};
+
+/// Descriptors that are not for connections and sessions: the listeners, the cloud API, key files, the audit, pins.
+const OWN_DESCRIPTORS: usize = 64;
 
 /// Who may come in before anybody has proven anything.
 ///
-/// **Invariant**: an accepted socket stands on a [`ConnectionPermit`] and, until its operator is proven, on a [`StartupPermit`].
+/// **Invariant**: a socket is accepted on a [`ConnectionPermit`] and, until its operator is proven, stands on a [`StartupPermit`] too.
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: Limits,
     connections: Arc<Semaphore>,
-    startups: Arc<Semaphore>,
+    startups: Arc<Tally<()>>,
     sources: Arc<Tally<IpAddr>>,
     netblocks: Arc<Tally<IpAddr>>,
 }
@@ -22,19 +25,16 @@ pub(super) struct Admission {
 #[derive(Debug)]
 pub(super) struct ConnectionPermit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// One connection that has not authenticated yet.
+/// One connection that has not authenticated yet, wherever it comes from.
+#[derive(Debug)]
+pub(super) struct StartupSlot(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>);
+
+/// The same, its source counted.
 #[derive(Debug)]
 pub(super) struct StartupPermit {
-    _startup: OwnedSemaphorePermit,
+    _startup: StartupSlot,
     _source: TallyPermit<IpAddr>,
     _netblock: TallyPermit<IpAddr>,
-}
-
-/// Both slots that an accept needs, taken before it.
-#[derive(Debug)]
-pub(super) struct Entry {
-    connection: ConnectionPermit,
-    startup: OwnedSemaphorePermit,
 }
 
 impl Admission {
@@ -42,33 +42,59 @@ impl Admission {
         Self {
             limits,
             connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
-            startups: Arc::new(Semaphore::new(limits.startups.min(Semaphore::MAX_PERMITS))),
+            startups: Tally::new(),
             sources: Tally::new(),
             netblocks: Tally::new(),
         }
     }
 
-    /// Waits for room. What waits meanwhile does so in the kernel's backlog. `None` once the semaphores are closed, which nobody does.
-    pub(super) async fn entry(&self) -> Option<Entry> {
-        let connection = ConnectionPermit(self.connections.clone().acquire_owned().await.ok()?);
-        let startup = self.startups.clone().acquire_owned().await.ok()?;
-        Some(Entry { connection, startup })
+    /// Waits for room. What waits meanwhile does so in the kernel's backlog. `None` once the semaphore is closed, which nobody does.
+    pub(super) async fn connection(&self) -> Option<ConnectionPermit> {
+        Some(ConnectionPermit(self.connections.clone().acquire_owned().await.ok()?))
+    }
+
+    /// Random early drop, as `MaxStartups start:rate:full` of sshd_config(5): a flood that fills the places does not keep everybody else
+    /// out. `draw` is a random number below 100.
+    pub(super) fn startup(&self, draw: usize) -> Option<StartupSlot> {
+        let Limits { startups: full, startups_drop_from: start, startups_drop_percent: rate, .. } = self.limits;
+        let permit = self.startups.take((), full)?;
+        let held = self.startups.held(&()) - 1;
+        let refused = match held.checked_sub(start) {
+            None => 0,
+            Some(above) => rate + (100_usize.saturating_sub(rate)) * above / full.saturating_sub(start).max(1),
+        };
+        (draw >= refused).then_some(StartupSlot(permit))
     }
 
     /// Whether this source may have one more connection that has not authenticated.
-    pub(super) fn admit(&self, entry: Entry, source: IpAddr) -> Option<(ConnectionPermit, StartupPermit)> {
-        let source = source.to_canonical();
-        let source_permit = self.sources.take(masked(source, 32, 64), self.limits.startups_per_source)?;
-        let netblock_permit = self.netblocks.take(masked(source, 24, 48), self.limits.startups_per_netblock)?;
-        Some((entry.connection, StartupPermit { _startup: entry.startup, _source: source_permit, _netblock: netblock_permit }))
+    pub(super) fn from_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
+        let source = self.sources.take(netblock::source(address), self.limits.startups_per_source)?;
+        let netblock = self.netblocks.take(netblock::netblock(address), self.limits.startups_per_netblock)?;
+        Some(StartupPermit { _startup: startup, _source: source, _netblock: netblock })
     }
 }
 
-/// The network of an address, by the length of its prefix.
-fn masked(address: IpAddr, v4: u32, v6: u32) -> IpAddr {
-    match address {
-        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) & u32::MAX.checked_shl(32 - v4).unwrap_or(u32::MAX)).into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & u128::MAX.checked_shl(128 - v6).unwrap_or(u128::MAX)).into(),
+impl Limits {
+    /// What can be kept with this many descriptors: half of them for connections, half for the sessions' upstream legs, and the
+    /// proportions of who may hold how many before authentication as they are.
+    pub(super) fn fitted_to(self, descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let room = (descriptors.saturating_sub(OWN_DESCRIPTORS) / 2).max(8);
+        let connections = self.connections.min(room);
+        let startups = self.startups.min((connections / 2).max(1));
+        let share = |of: usize| match startups < self.startups {
+            true => (of.min(self.startups) * startups / self.startups.max(1)).max(1),
+            false => of,
+        };
+        Self {
+            connections,
+            startups,
+            startups_drop_from: share(self.startups_drop_from),
+            startups_per_source: share(self.startups_per_source),
+            startups_per_netblock: share(self.startups_per_netblock),
+            sessions: self.sessions.min(room),
+            ..self
+        }
     }
 }
 
@@ -80,6 +106,8 @@ mod tests {
         Limits {
             connections: 10,
             startups: 8,
+            startups_drop_from: 8,
+            startups_drop_percent: 30,
             startups_per_source: 2,
             startups_per_netblock: 3,
             attempts: 6,
@@ -90,23 +118,57 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_source_and_its_netblock_have_their_shares_and_others_theirs() {
+    #[test]
+    fn a_source_and_its_netblock_have_their_shares_and_others_theirs() {
         let admission = Admission::new(limits());
         let mut held = Vec::new();
-        let mut admit = async |address: &str| {
-            let entry = admission.entry().await.unwrap();
-            let permits = admission.admit(entry, address.parse().unwrap());
-            let admitted = permits.is_some();
-            held.extend(permits);
+        let mut admit = |address: &str| {
+            let permit = admission.from_source(admission.startup(0).unwrap(), address.parse().unwrap());
+            let admitted = permit.is_some();
+            held.extend(permit);
             admitted
         };
-        assert!(admit("192.0.2.1").await && admit("::ffff:192.0.2.1").await && !admit("192.0.2.1").await);
-        assert!(admit("192.0.2.2").await && !admit("192.0.2.3").await, "three of 192.0.2.0/24");
-        assert!(admit("192.0.3.1").await);
-        assert!(admit("2001:db8:0:1::1").await && admit("2001:db8:0:1::2").await && !admit("2001:db8:0:1::3").await, "two of a /64");
-        assert!(admit("2001:db8:0:2::1").await && !admit("2001:db8:0:3::1").await, "three of a /48");
+        assert!(admit("192.0.2.1") && admit("::ffff:192.0.2.1") && !admit("192.0.2.1"));
+        assert!(admit("192.0.2.2") && !admit("192.0.2.3"), "three of 192.0.2.0/24");
+        assert!(admit("192.0.3.1"));
+        assert!(admit("2001:db8:0:1::1") && admit("2001:db8:0:1::2") && !admit("2001:db8:0:1::3"), "two of a /64");
+        assert!(admit("2001:db8:0:2::1") && !admit("2001:db8:0:3::1"), "three of a /48");
         held.clear();
-        assert!(admission.admit(admission.entry().await.unwrap(), "192.0.2.1".parse().unwrap()).is_some());
+        assert!(admission.from_source(admission.startup(0).unwrap(), "192.0.2.1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn the_fuller_it_is_the_more_are_dropped_and_none_is_let_in_beyond_full() {
+        let limits = Limits { startups: 100, startups_drop_from: 20, startups_drop_percent: 30, ..limits() };
+        let admission = Admission::new(limits);
+        let let_in = |admission: &Admission| (0..100).filter(|draw| admission.startup(*draw).is_some()).count();
+        let mut held: Vec<_> = Vec::new();
+        let mut seen = Vec::new();
+        for fill in [0, 19, 20, 60, 99, 100] {
+            held.extend((held.len()..fill).map(|_| admission.startup(99).unwrap()));
+            seen.push(let_in(&admission));
+        }
+        assert_eq!(seen, [100, 100, 70, 35, 1, 0]);
+        held.clear();
+        assert_eq!(let_in(&admission), 100);
+    }
+
+    #[test]
+    fn few_descriptors_make_all_limits_smaller_in_proportion() {
+        let limits = Limits {
+            connections: 10_000,
+            startups: 500,
+            startups_drop_from: 250,
+            startups_per_source: 100,
+            startups_per_netblock: 200,
+            sessions: 5000,
+            ..limits()
+        };
+        assert_eq!(limits.fitted_to(1 << 20), limits);
+        let small = limits.fitted_to(200);
+        assert_eq!((small.connections, small.sessions, small.startups), (68, 68, 34));
+        assert_eq!((small.startups_drop_from, small.startups_per_source, small.startups_per_netblock), (17, 6, 13));
+        let none = limits.fitted_to(0);
+        assert!(none.connections >= 1 && none.startups >= 1 && none.startups_per_source >= 1 && none.startups_drop_from >= 1);
     }
 }

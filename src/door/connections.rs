@@ -27,7 +27,8 @@ struct Open {
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Outer {
-    pub(super) source: SocketAddr,
+    /// As far as it is known: a balancer's, until its header has been read.
+    source: Mutex<SocketAddr>,
     pub(super) sessions: Arc<Tally<()>>,
     /// Ends it.
     pub(super) end: CancellationToken,
@@ -75,6 +76,14 @@ impl Outer {
         *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
     }
 
+    pub(super) fn source(&self) -> SocketAddr {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_source(&self, source: SocketAddr) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
     fn proof(&self) -> Option<Proof> {
         self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -93,7 +102,13 @@ impl Outer {
 impl Connections {
     /// Counts a connection among those that are open until the answer is dropped.
     pub(super) fn enter(self: &Arc<Self>, source: SocketAddr, end: CancellationToken) -> Entry {
-        let outer = Arc::new(Outer { source, sessions: Tally::new(), end, proof: Mutex::default(), idle_since: Mutex::default() });
+        let outer = Arc::new(Outer {
+            source: Mutex::new(source),
+            sessions: Tally::new(),
+            end,
+            proof: Mutex::default(),
+            idle_since: Mutex::default(),
+        });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let number = open.next;
         open.next += 1;
@@ -112,12 +127,15 @@ impl Connections {
     }
 
     pub(super) fn judge(&self, operators: &Operators) -> Vec<Judged> {
-        let judged = |outer: &Outer| Some(Judged { source: outer.source, operator: outer.proof()?.judge(operators, outer.source) });
+        let judged = |outer: &Outer| {
+            let source = outer.source();
+            Some(Judged { source, operator: outer.proof()?.judge(operators, source) })
+        };
         self.list().iter().filter_map(|outer| judged(outer)).collect()
     }
 
     pub(super) fn end(&self, source: SocketAddr) {
-        self.list().iter().filter(|outer| outer.source == source).for_each(|outer| outer.end.cancel());
+        self.list().iter().filter(|outer| outer.source() == source).for_each(|outer| outer.end.cancel());
     }
 
     /// Ends the connections that have carried no session for so long.

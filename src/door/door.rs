@@ -1,35 +1,32 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use russh::server;
 use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
+use rustix::process::{Resource, getrlimit};
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, ConnectionPermit, StartupPermit};
+use super::acceptor::Acceptor;
+use super::admission::Admission;
 use super::closing::Closing;
-use super::connections::{ConnectionCounts, Connections, Judged};
-use super::guarded::Guarded;
-use super::handler::{Attempts, Connection};
+use super::connections::{ConnectionCounts, Connections, Entry, Judged};
 use super::key_file::KeyFileError;
-use super::prelude::{self, Prelude};
+use super::penalties::Penalties;
 use super::pulse::Pulse;
 use super::rules::Rules;
 use super::tally::{Tally, TallyPermit};
-use super::{Config, Limits, Sessions};
+use super::turned_away::TurnedAway;
+use super::{Config, Limits, Sessions, prelude};
 use crate::access::{FleetAliases, OperatorName};
-use crate::audit::{Audit, Event, Subject};
-use crate::quick_ack::QuickAck;
+use crate::audit::Audit;
 
-/// After an accept that failed for want of something that others hold.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// For a rejected authentication, so that what it took to reject it does not show.
 const REJECTION_TIME: Duration = Duration::from_millis(20);
 /// One message of a channel in the library's queue, at the most.
@@ -72,6 +69,19 @@ impl Shared {
         !self.closing.is_opening()
     }
 
+    pub(super) fn closing(&self) -> &Closing {
+        &self.closing
+    }
+
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Counts a connection among those that are open.
+    pub(super) fn enter(&self, source: SocketAddr) -> Entry {
+        self.connections.enter(source, self.closing.serving().child_token())
+    }
+
     pub(super) fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -95,6 +105,9 @@ impl Shared {
 pub struct Door {
     shared: Arc<Shared>,
     admission: Arc<Admission>,
+    penalties: Arc<Penalties>,
+    turned_away: Arc<TurnedAway>,
+    balancers: Arc<[IpNet]>,
     /// For clients known to have AES-GCM, and for all others: the client's order decides among what is offered, and OpenSSH before 10
     /// prefers ciphers of twice the cost.
     gcm_alone: Arc<server::Config>,
@@ -118,7 +131,7 @@ impl Door {
             cipher::AES_192_CTR,
             cipher::AES_256_CTR,
         ];
-        let limits = config.limits;
+        let limits = fitted(config.limits);
         Ok(Self {
             shared: Arc::new(Shared {
                 rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
@@ -132,6 +145,9 @@ impl Door {
                 by_operator: Tally::new(),
             }),
             admission: Arc::new(Admission::new(limits)),
+            penalties: Arc::new(Penalties::new(config.penalties)),
+            turned_away: Arc::default(),
+            balancers: config.proxy_protocol_from.into(),
             gcm_alone: Arc::new(library_config(host_key.clone(), limits, GCM)),
             modern: Arc::new(library_config(host_key, limits, MODERN)),
         })
@@ -198,94 +214,24 @@ impl Door {
         Acceptor {
             shared: self.shared.clone(),
             admission: self.admission.clone(),
+            penalties: self.penalties.clone(),
+            turned_away: self.turned_away.clone(),
+            balancers: self.balancers.clone(),
             gcm_alone: self.gcm_alone.clone(),
             modern: self.modern.clone(),
         }
     }
 }
 
-#[derive(Clone)]
-struct Acceptor {
-    shared: Arc<Shared>,
-    admission: Arc<Admission>,
-    gcm_alone: Arc<server::Config>,
-    modern: Arc<server::Config>,
-}
-
-impl Acceptor {
-    /// A permit before each accept: what there is no room for waits in the kernel's backlog.
-    async fn accept_all(self, listener: TcpListener) {
-        let stop = self.shared.closing.accepting().clone();
-        let mut beat = self.shared.pulse.join();
-        let accepting = async {
-            while let Some(entry) = self.admission.entry().await {
-                let (stream, source) = loop {
-                    match listener.accept().await {
-                        Ok(accepted) => break accepted,
-                        // EMFILE, ENFILE, ENOMEM, ECONNABORTED: none of them is a reason to stop taking connections.
-                        Err(error) => {
-                            tracing::warn!(%error, "failed to accept a connection");
-                            tokio::time::sleep(ACCEPT_BACKOFF).await;
-                        }
-                    }
-                };
-                match self.admission.admit(entry, source.ip()) {
-                    Some(permits) => drop(self.shared.tracker.spawn(self.clone().serve(stream, source, permits))),
-                    None => tracing::info!(%source, "refused: too many unauthenticated connections from there"),
-                }
-            }
-        };
-        tokio::select! {
-            () = accepting => {}
-            () = stop.cancelled() => {}
-            () = beat.answer() => {}
-        }
+/// The limits that this process's descriptors allow.
+pub(super) fn fitted(limits: Limits) -> Limits {
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return limits };
+    let fitted = limits.fitted_to(descriptors);
+    if fitted != limits {
+        let Limits { connections, sessions, startups, .. } = fitted;
+        tracing::warn!(descriptors, connections, sessions, startups, "the limit of open files is too low for [limits]; these hold instead");
     }
-
-    /// One connection, from its first byte to its end.
-    async fn serve(self, stream: TcpStream, source: SocketAddr, (connection, startup): (ConnectionPermit, StartupPermit)) {
-        let deadline = Instant::now() + self.shared.rules().login_grace;
-        let entry = self.shared.connections.enter(source, self.shared.closing.serving().child_token());
-        let proven = Arc::new(AtomicBool::new(false));
-        let attempts = Arc::new(Mutex::new(Attempts::default()));
-        let served = async {
-            let stream = Guarded::new(QuickAck::new(stream)?, deadline, proven.clone(), entry.outer.end.clone());
-            let (client_version, stream) = Prelude::exchange(stream).await?;
-            let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
-            let handler = Connection {
-                shared: self.shared.clone(),
-                source,
-                client_version,
-                startup: Some(startup),
-                proven: proven.clone(),
-                attempts: attempts.clone(),
-                name: None,
-                operator: None,
-                outer: entry.outer.clone(),
-            };
-            server::run_stream(config, stream, handler).await?.await
-        };
-        let ended: Result<(), russh::Error> = served.await;
-        drop(connection);
-        match ended {
-            Ok(()) => tracing::debug!(%source, "connection ended"),
-            Err(error) => tracing::debug!(%source, %error, "connection ended"),
-        }
-        if !proven.load(Ordering::Relaxed) {
-            self.record_refusal(source, &attempts).await;
-        }
-    }
-
-    /// Once a connection: who gave no name at all (a scanner, a health check) is not worth a line.
-    async fn record_refusal(&self, source: SocketAddr, attempts: &Mutex<Attempts>) {
-        let Attempts { claimed, reason } = std::mem::take(&mut *attempts.lock().unwrap_or_else(PoisonError::into_inner));
-        let Some(claimed) = claimed else { return };
-        let reason = reason.unwrap_or_else(|| "no key was offered".to_owned());
-        let event = Event::OperatorRefused { claimed: claimed.as_str().into(), reason: reason.as_str().into() };
-        if let Err(error) = self.shared.audit.record(&Subject::source(source), event).await {
-            tracing::error!(%error, "a refused login could not be written to the audit");
-        }
-    }
+    fitted
 }
 
 /// Every field is set on purpose: the library's defaults are not ours.

@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 
+use futures_util::FutureExt;
 use ssh_encoding::Decode;
 use ssh_key::Certificate;
 
 use super::authorized_keys::parse_key;
-use super::{AuthorizedKeys, certificate as certificates};
+use super::{AuthorizedKeys, certificate as certificates, proxy};
 use crate::access::{OperatorName, Restrictions};
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
@@ -52,5 +53,19 @@ pub fn certificate(data: &[u8]) {
             assert!(taken.is_err() || certificate.verify_signature().is_ok());
             let _ = (keys.admit_certificate(&certificate, &operator(), source, now), certificates::names(&certificate, &operator()));
         }
+    }
+}
+
+/// A balancer's header: what is taken has its signature, no header is longer than its bound, and what stands behind it is left there.
+pub fn proxy_header(data: &[u8]) {
+    let mut stream = data;
+    // A slice is always ready.
+    let Some(read) = proxy::read_header(&mut stream).now_or_never() else { return };
+    let taken = data.len() - stream.len();
+    assert!(taken <= 16 + 2048);
+    if read.is_ok() {
+        assert!(
+            data.starts_with(b"\r\n\r\n\0\r\nQUIT\n") && data.get(14..16).is_some_and(|len| len == ((taken - 16) as u16).to_be_bytes())
+        );
     }
 }

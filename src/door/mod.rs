@@ -1,6 +1,7 @@
 //! Edge: russh, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication, and byte streams to named
 //! targets for whoever was proven.
 
+mod acceptor;
 mod admission;
 mod authorized_keys;
 mod certificate;
@@ -16,17 +17,22 @@ mod handler;
 mod key_file;
 mod key_options;
 mod key_rules;
+mod netblock;
 mod operators;
+mod penalties;
 mod prelude;
+mod proxy;
 mod pulse;
 mod rules;
 mod source_list;
 mod tally;
+mod turned_away;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
@@ -34,6 +40,7 @@ pub use closing::Closing;
 pub use connections::{ConnectionCounts, Judged};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
+pub use penalties::PenaltyRules;
 pub use pulse::Pulse;
 pub use rules::Rules;
 
@@ -62,16 +69,19 @@ pub trait Sessions: Send + Sync + 'static {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
 }
 
-/// Settings of `[listen]`, `[operators]` and the part of `[limits]` that the door enforces.
+/// Settings of `[listen]`, `[operators]`, `[penalties]` and the part of `[limits]` that the door enforces.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub addresses: Vec<SocketAddr>,
     /// One wall-clock deadline over identification, key exchange and authentication.
     pub login_grace: Duration,
+    /// Networks of load balancers, whose connections begin with a PROXY protocol header.
+    pub proxy_protocol_from: Vec<IpNet>,
     pub authorized_keys_dir: PathBuf,
     pub trusted_user_ca: Option<PathBuf>,
     pub revoked_keys: Option<PathBuf>,
     pub limits: Limits,
+    pub penalties: PenaltyRules,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +90,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections that have not authenticated yet.
     pub startups: usize,
+    /// … from how many on a part of them is dropped, and how many percent to begin with: all of them when `startups` are there.
+    pub startups_drop_from: usize,
+    pub startups_drop_percent: usize,
     /// … of them from one source (/32, /64).
     pub startups_per_source: usize,
     /// … of them from one netblock (/24, /48).

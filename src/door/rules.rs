@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::door::fitted;
 use super::operators::Operators;
 use super::{Config, DoorError, Limits};
 use crate::access::FleetAliases;
@@ -16,6 +17,6 @@ pub struct Rules {
 impl Rules {
     /// Refuses files that cannot be read as they must be.
     pub fn read(config: &Config, aliases: FleetAliases) -> Result<Self, DoorError> {
-        Ok(Self { operators: Operators::new(config)?, aliases, limits: config.limits, login_grace: config.login_grace })
+        Ok(Self { operators: Operators::new(config)?, aliases, limits: fitted(config.limits), login_grace: config.login_grace })
     }
 }

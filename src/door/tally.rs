@@ -22,7 +22,7 @@ impl<K: Hash + Eq + Clone> Tally<K> {
         Some(TallyPermit { tally: self.clone(), key })
     }
 
-    /// How many are held for this key.
+    /// How many permits for this key are held.
     pub(super) fn held(&self, key: &K) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(0)
     }
@@ -65,6 +65,7 @@ mod tests {
         drop(first);
         assert!(tally.take("a", 2).is_some());
         drop(other);
+        assert_eq!((tally.held(&"a"), tally.held(&"b")), (1, 0));
         assert_eq!(tally.0.lock().unwrap().len(), 1);
         assert!(tally.take("c", 0).is_none());
     }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
@@ -97,9 +97,9 @@ async fn judge(service: &Arc<Service>) {
             // Its connection is gone, and it is about to be.
             None => {}
             Some(Err(reason)) => session.end(&expired("your key no longer lets you in").because(reason.as_str())),
-            Some(Ok(operator)) => match policy.decide(operator, target) {
-                None => session.end(&expired("you may no longer reach this instance")),
-                Some(grant) => session.regrant(grant, &expired("you may no longer do what this session does")),
+            Some(Ok(operator)) => match policy.decide(operator, target, SystemTime::now()) {
+                Err(denied) => session.end(&expired("you may no longer reach this instance").because(denied.to_string())),
+                Ok(grant) => session.regrant(grant, &expired("you may no longer do what this session does")),
             },
         }
     }

@@ -36,7 +36,7 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                self.tell(&typed, &NotOpened { failure: failure.clone(), target: None, denied: false }).await;
+                self.tell(&typed, &NotOpened::failed(failure.clone(), None)).await;
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
                 return None;
@@ -55,7 +55,7 @@ impl Opening<'_> {
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
         if let Err(failure) = self.flush(trail).await {
-            let outcome = NotOpened { failure, target: None, denied: false };
+            let outcome = NotOpened::failed(failure, None);
             self.refuse(downstream, &typed, reference, outcome).await;
             return None;
         }
@@ -63,7 +63,7 @@ impl Opening<'_> {
             Err(error) => {
                 // The operator's client left: nobody is there to read anything.
                 let failure = broken("the operator's client left").because(error);
-                self.tell(&typed, &NotOpened { failure, target: None, denied: false }).await;
+                self.tell(&typed, &NotOpened::failed(failure, None)).await;
                 None
             }
             Ok(Err(refused)) => {
@@ -166,7 +166,7 @@ impl Opening<'_> {
         };
         if let Err(error) = self.runner.audit.record(self.subject, event).await {
             let failure = broken("its audit cannot be written").because(error);
-            self.refuse(downstream, typed, reference, NotOpened { failure, target: None, denied: false }).await;
+            self.refuse(downstream, typed, reference, NotOpened::failed(failure, None)).await;
             return None;
         }
         tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
@@ -200,8 +200,8 @@ impl Opening<'_> {
         let typed = Text::new(typed.as_bytes());
         tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
         let event = match refused.denied {
-            true => Event::TargetDenied { typed },
-            false => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
+            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
+            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
         };
         if let Err(error) = self.runner.audit.record(&subject, event).await {
             tracing::error!(%error, "a refusal could not be written to the audit");
@@ -249,7 +249,7 @@ fn out_of_time(asker: &Asker) -> NotOpened {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
-    NotOpened { failure, target: None, denied: false }
+    NotOpened::failed(failure, None)
 }
 
 /// Collects what an opening learns; it is written to the audit before the operator is let in or refused.

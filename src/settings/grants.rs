@@ -1,10 +1,22 @@
 //! `operators.groups` and `[[grants]]`: the policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::table::Table;
-use super::value::quoted;
-use crate::access::{Capabilities, Capability, Glob, GrantRule, OperatorName, OperatorPattern, Policy, TargetPattern};
+use config::{Value, ValueKind};
+
+use super::table::{Table, text_of};
+use super::value::{duration, quoted};
+use super::zone;
+use crate::access::{
+    Capabilities, Capability, Destination, Glob, GrantRule, Hours, Network, OperatorName, OperatorPattern, Policy, Ports, RecordMode,
+    Recording, TargetPattern,
+};
+
+/// What a port of `ports` cannot be.
+const SSH_PORT: u16 = 22;
+const MIN_SESSION: Duration = Duration::from_secs(1);
+const MAX_SESSION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 type Groups = BTreeMap<String, BTreeSet<OperatorName>>;
 
@@ -47,7 +59,72 @@ fn rule(table: &mut Table<'_>, groups: &Groups) -> GrantRule {
         table.error("allow", "is empty: write what the grant allows, or leave the key out for [\"shell\", \"exec\", \"sftp\"]");
     }
     let allow = allow.map_or_else(Capabilities::default_allow, Capabilities::from_iter);
-    GrantRule { operators, targets, allow }
+    GrantRule {
+        forward_to: forward_to(table, allow),
+        ports: ports(table),
+        hours: optional_list(table, "hours", |table| {
+            table.one_or_list("hours", "days, times and a time zone in quotes, such as \"mon-fri 08:00-20:00 Asia/Shanghai\"", hours)
+        }),
+        from: optional_list(table, "from", |table| table.list("from", "a network in quotes, such as \"10.0.0.0/8\"", network)),
+        max_session: table.text("max_session", "a duration such as \"8h\"", |text| duration(text, MIN_SESSION..=MAX_SESSION)),
+        recording: recording(table),
+        ..GrantRule::new(operators, targets, allow)
+    }
+}
+
+/// A list that may be missing but not empty: what an empty one would mean, nobody need guess.
+fn optional_list<T>(table: &mut Table<'_>, key: &str, read: impl FnOnce(&mut Table<'_>) -> Option<Vec<T>>) -> Vec<T> {
+    let list = read(table);
+    if list.as_ref().is_some_and(Vec::is_empty) {
+        table.error(key, "is empty: write at least one entry, or leave the key out");
+    }
+    list.unwrap_or_default()
+}
+
+fn forward_to(table: &mut Table<'_>, allow: Capabilities) -> Option<Vec<Destination>> {
+    let is_there = table.has("forward_to");
+    let parse = |text: &str| Destination::parse(text).map_err(|invalid| invalid.to_string());
+    let list = optional_list(table, "forward_to", |table| {
+        table.list("forward_to", "a destination in quotes, such as \"db.internal:5432\"", parse)
+    });
+    if is_there && !allow.contains(Capability::ForwardLocal) {
+        table.error("forward_to", "says where forwards may go, but the grant allows none: add \"forward-local\" to allow");
+    }
+    is_there.then_some(list)
+}
+
+fn ports(table: &mut Table<'_>) -> Ports {
+    let right = "a port, such as 3389, or a range in quotes, such as \"8000-8100\"";
+    let read = |value: &Value| {
+        let ports = match &value.kind {
+            ValueKind::I64(port) => Ports::parse(&port.to_string()),
+            _ => Ports::parse(text_of(value, right)?),
+        };
+        ports.map_err(|invalid| invalid.to_string())
+    };
+    let ports: Ports = optional_list(table, "ports", |table| table.values_of("ports", right, read)).into_iter().collect();
+    if ports.contains(SSH_PORT) {
+        table.error("ports", "holds port 22, which is always the SSH session: leave it out");
+    }
+    ports
+}
+
+fn hours(text: &str) -> Result<Hours, String> {
+    Hours::parse(text, zone::named).map_err(|invalid| invalid.to_string())
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    Network::parse(text).map_err(|invalid| invalid.to_string())
+}
+
+fn recording(table: &mut Table<'_>) -> Recording {
+    let mode = table
+        .text("record", "\"required\", \"best-effort\" or \"off\"", |text| RecordMode::parse(text).map_err(|invalid| invalid.to_string()));
+    let recording = Recording { mode: mode.unwrap_or_default(), input: table.flag("record_input").unwrap_or_default() };
+    if recording.input && recording.mode == RecordMode::Off {
+        table.error("record_input", "has no effect where nothing is recorded: add record = \"required\" or \"best-effort\"");
+    }
+    recording
 }
 
 fn required_list<T>(table: &mut Table<'_>, key: &str, right: &str, parse: impl FnMut(&str) -> Result<T, String>) -> Vec<T> {

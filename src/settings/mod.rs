@@ -12,6 +12,7 @@ mod report;
 mod sections;
 mod table;
 mod value;
+mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -242,10 +243,12 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
         door: door::Config {
             addresses: listen.addresses,
             login_grace: listen.login_grace,
+            proxy_protocol_from: listen.proxy_protocol_from,
             authorized_keys_dir: door.authorized_keys_dir,
             trusted_user_ca: door.trusted_user_ca,
             revoked_keys: door.revoked_keys,
             limits: sections::limits(root.table("limits")),
+            penalties: sections::penalties(root.table("penalties")),
         },
         policy,
         upstream: sections::upstream(root.table("upstream"), &mut gse, &state_dir),

@@ -24,6 +24,7 @@ const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from
 const MEMORY: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
 const A_DURATION: &str = "a duration in quotes, such as \"20s\"";
+const A_NETWORK: &str = "a network in quotes, such as \"10.0.0.0/8\"";
 const A_PATH: &str = "an absolute path in quotes";
 
 impl Table<'_> {
@@ -59,6 +60,7 @@ pub(super) fn state_dir(root: &mut Table<'_>, files: &mut Vec<FileCheck>) -> Pat
 pub(super) struct Listen {
     pub(super) addresses: Vec<std::net::SocketAddr>,
     pub(super) login_grace: Duration,
+    pub(super) proxy_protocol_from: Vec<ipnet::IpNet>,
 }
 
 pub(super) fn listen(mut table: Table<'_>) -> Listen {
@@ -80,8 +82,11 @@ pub(super) fn listen(mut table: Table<'_>) -> Listen {
         None => {}
     }
     let default = || vec![std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 2222))];
-    let listen =
-        Listen { addresses: addresses.unwrap_or_else(default), login_grace: table.duration("login_grace", WAIT, Duration::from_secs(20)) };
+    let listen = Listen {
+        addresses: addresses.unwrap_or_else(default),
+        login_grace: table.duration("login_grace", WAIT, Duration::from_secs(20)),
+        proxy_protocol_from: table.list("proxy_protocol_from", A_NETWORK, value::network).unwrap_or_default(),
+    };
     table.finish();
     listen
 }
@@ -115,6 +120,8 @@ pub(super) fn limits(mut table: Table<'_>) -> door::Limits {
     let limits = door::Limits {
         connections: table.count("connections", 10_000),
         startups: table.count("startups", 500),
+        startups_drop_from: table.count("startups_drop_from", 250),
+        startups_drop_percent: table.number("startups_drop_percent", 0..=100).unwrap_or(30),
         startups_per_source: table.count("startups_per_source", 100),
         startups_per_netblock: table.count("startups_per_netblock", 200),
         attempts: table.number("attempts", 1..=100).unwrap_or(6),
@@ -125,6 +132,26 @@ pub(super) fn limits(mut table: Table<'_>) -> door::Limits {
     };
     table.finish();
     limits
+}
+
+pub(super) fn penalties(mut table: Table<'_>) -> door::PenaltyRules {
+    let second = Duration::from_secs(1);
+    let mut duration = |key: &str, default: Duration| table.duration(key, Duration::ZERO..=*MEMORY.end(), default);
+    let penalties = door::PenaltyRules {
+        crash: duration("crash", 90 * second),
+        auth_failed: duration("auth_failed", 5 * second),
+        no_auth: duration("no_auth", second),
+        grace_exceeded: duration("grace_exceeded", 10 * second),
+        min: duration("min", 15 * second),
+        max: duration("max", 600 * second),
+        sources: table.count("sources", 65_536),
+        exempt: table.list("exempt", A_NETWORK, value::network).unwrap_or_default(),
+    };
+    if penalties.max < penalties.min {
+        table.warn("max", "is shorter than penalties.min: no source is ever refused");
+    }
+    table.finish();
+    penalties
 }
 
 pub(super) struct Gse {
@@ -227,7 +254,7 @@ pub(super) fn cache(mut table: Table<'_>) -> cache::Config {
 pub(super) fn upstream(mut table: Table<'_>, gse: &mut Gse, state_dir: &Path) -> upstream::Config {
     let host_keys = table.choice("host_keys", &[("accept-new", HostKeys::AcceptNew), ("strict", HostKeys::Strict)]);
     let legacy = [("auto", LegacyAlgorithms::Auto), ("never", LegacyAlgorithms::Never), ("always", LegacyAlgorithms::Always)];
-    let networks = table.list("allowed_networks", "a network in quotes, such as \"10.0.0.0/8\"", value::network);
+    let networks = table.list("allowed_networks", A_NETWORK, value::network);
     let upstream = upstream::Config {
         connect_timeout: table.duration("connect_timeout", WAIT, Duration::from_secs(10)),
         handshake_timeout: table.duration("handshake_timeout", WAIT, Duration::from_secs(10)),

@@ -106,6 +106,15 @@ impl<'r> Table<'r> {
         self.settle(key, read)
     }
 
+    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
+        let value = self.take(key)?;
+        let read = match &value.kind {
+            ValueKind::Boolean(flag) => Ok(*flag),
+            other => Err(format!("is {}: write true or false, without quotes", kind_name(other))),
+        };
+        self.settle(key, read)
+    }
+
     pub(super) fn number<T>(&mut self, key: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: TryFrom<i64> + PartialOrd + Display,
@@ -128,6 +137,21 @@ impl<'r> Table<'r> {
 
     /// A list of strings (in the environment: separated by commas). Every bad one is reported under its index; with one, there is no list.
     pub(super) fn list<T>(&mut self, key: &str, right: &str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        self.values_of(key, right, |value| text_of(value, right).and_then(&mut parse))
+    }
+
+    /// The same, or one such string by itself.
+    pub(super) fn one_or_list<T>(&mut self, key: &str, right: &str, mut parse: impl FnMut(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        if let Some(Value { kind: ValueKind::String(text), .. }) = self.values.get(key) {
+            let read = parse(text).map(|one| vec![one]);
+            self.take(key);
+            return self.settle(key, read);
+        }
+        self.list(key, right, parse)
+    }
+
+    /// A list whose entries `read` understands.
+    pub(super) fn values_of<T>(&mut self, key: &str, right: &str, mut read: impl FnMut(&Value) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.take(key)?;
         let origin = value.origin().map(str::to_owned);
         let items = match value.kind {
@@ -140,7 +164,7 @@ impl<'r> Table<'r> {
         };
         let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            list.extend(self.settle(&format!("{key}[{index}]"), text_of(item, right).and_then(&mut parse)));
+            list.extend(self.settle(&format!("{key}[{index}]"), read(item)));
         }
         (list.len() == items.len()).then_some(list)
     }

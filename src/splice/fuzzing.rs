@@ -50,9 +50,10 @@ const GLOBALS: [&[u8]; 6] = [
 ];
 
 fn grant(script: &mut Script<'_>) -> Option<Grant> {
-    let (bits, no_pty) = (script.u8(), script.u8() & 1 == 1);
+    let (bits, more, no_pty) = (script.u8(), script.u8(), script.u8() & 1 == 1);
+    let bits = u16::from_be_bytes([more, bits]);
     let allow: Capabilities = Capability::ALL.into_iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1).map(|(_, one)| one).collect();
-    let rule = GrantRule { operators: vec![OperatorPattern::Anyone], targets: vec![TargetPattern::parse("ins-*").unwrap()], allow };
+    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow);
     let operator = Operator {
         name: OperatorName::parse("alice").unwrap(),
         key: "SHA256:x".into(),
@@ -60,7 +61,7 @@ fn grant(script: &mut Script<'_>) -> Option<Grant> {
         restrictions: Restrictions { no_pty, ..Restrictions::default() },
     };
     let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-    Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target)
+    Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).ok()
 }
 
 fn put_one_of(message: &mut Vec<u8>, script: &mut Script<'_>, from: &[&[u8]]) {

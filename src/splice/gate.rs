@@ -93,6 +93,8 @@ impl Gate {
             Capability::ForwardRemote => "the grant does not allow forward-remote",
             Capability::Agent => "the grant does not allow agent",
             Capability::X11 => "the grant does not allow x11",
+            Capability::NestedSsh => "the grant does not allow nested-ssh",
+            Capability::Any => "no grant allows this channel type",
         })
     }
 
@@ -178,11 +180,8 @@ pub(super) mod tests {
     use crate::transport::wire::{put_string, put_u32};
 
     pub(in crate::splice) fn grant(allow: &[Capability]) -> Grant {
-        let rule = GrantRule {
-            operators: vec![OperatorPattern::Anyone],
-            targets: vec![TargetPattern::parse("ins-*").unwrap()],
-            allow: allow.iter().copied().collect::<Capabilities>(),
-        };
+        let allow = allow.iter().copied().collect::<Capabilities>();
+        let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow);
         let operator = Operator {
             name: OperatorName::parse("alice").unwrap(),
             key: "SHA256:x".into(),
@@ -190,7 +189,7 @@ pub(super) mod tests {
             restrictions: Restrictions::default(),
         };
         let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-        Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target).unwrap()
+        Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
     }
 
     pub(in crate::splice) fn open(kind: &str) -> Vec<u8> {

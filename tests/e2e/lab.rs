@@ -103,7 +103,11 @@ pub struct Plan {
     pub allow: &'static str,
     pub mode: Mode,
     pub extra: String,
+    /// More lines of `[listen]`.
+    pub listen: String,
     pub port: u16,
+    /// Variables of the broker's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Plan {
@@ -113,7 +117,9 @@ impl Default for Plan {
             allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11""#,
             mode: Mode::AllActions,
             extra: String::new(),
+            listen: String::new(),
             port: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -127,6 +133,7 @@ pub struct Lab {
     pub ssh_port: u16,
     dir: TempDir,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -169,14 +176,27 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, _runtime: runtime };
+        let environment = plan.environment.clone();
+        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, _runtime: runtime };
         lab.configure(&plan);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
         lab
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A link to the broker's binary, through which the lab starts it; another program can be put there.
+    pub fn program_path(&self) -> PathBuf {
+        self.path("ssh-broker")
+    }
+
+    /// Changes the configuration's text.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.path("broker.toml")).unwrap();
+        private(&self.path("broker.toml"), change(text).as_bytes());
     }
 
     fn configure(&self, plan: &Plan) {
@@ -195,7 +215,7 @@ impl Lab {
             false => format!("[[grants]]\noperators = [\"alice\"]\ntargets = [\"ins-*\"]\nallow = [{}]\n", plan.allow),
         };
         let text = format!(
-            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
+            "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
              [audit]\npath = \"{dir}/audit.jsonl\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
@@ -203,16 +223,18 @@ impl Lab {
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
+            listen = plan.listen,
         );
         private(&self.path("broker.toml"), text.as_bytes());
     }
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ssh-broker"))
+        let child = Command::new(self.program_path())
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -109,7 +109,7 @@ async fn the_tour_checks_what_it_promises_and_shows_the_audit_s_times() {
             loop {
                 for name in ["ins-demo1", "ins-demo2"] {
                     subject.set_target(&Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse(name).unwrap() });
-                    audit.record(&subject, Event::TargetDenied { typed: "x".into() }).await.unwrap();
+                    audit.record(&subject, Event::TargetDenied { typed: "x".into(), reason: "x".into() }).await.unwrap();
                     audit.record(&subject, event()).await.unwrap();
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

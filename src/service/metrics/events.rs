@@ -24,6 +24,7 @@ pub(super) fn begin() {
     for result in ["accepted", "refused"] {
         counter!(names::LOGINS, "result" => result).absolute(0);
     }
+    counter!(names::CRASHES).absolute(0);
     counter!(names::OPENINGS, "code" => "ok").absolute(0);
     for by in ["operator", "instance", "broker", "audit"] {
         counter!(names::CLOSED, "by" => by).absolute(0);
@@ -49,6 +50,8 @@ pub(super) fn count(event: &Event) {
     match event {
         Event::OperatorAuthenticated { .. } => counter!(names::LOGINS, "result" => "accepted").increment(1),
         Event::OperatorRefused { .. } => counter!(names::LOGINS, "result" => "refused").increment(1),
+        Event::SourcePenalized { offence, .. } => counter!(names::PENALTIES, "offence" => *offence).increment(1),
+        Event::ConnectionCrashed {} => counter!(names::CRASHES).increment(1),
         Event::TargetDenied { .. } => counter!(names::OPENINGS, "code" => "target-refused").increment(1),
         Event::TargetFailed { code, .. } => counter!(names::OPENINGS, "code" => *code).increment(1),
         Event::HostKeyPinned { .. } => counter!(names::HOST_KEYS, "verdict" => "pinned").increment(1),

@@ -16,6 +16,8 @@ pub(super) const MAX_FDS: &str = "process_max_fds";
 pub(super) const SESSIONS: &str = "ssh_broker_sessions";
 pub(super) const CONNECTIONS: &str = "ssh_broker_connections";
 pub(super) const LOGINS: &str = "ssh_broker_logins_total";
+pub(super) const PENALTIES: &str = "ssh_broker_penalties_total";
+pub(super) const CRASHES: &str = "ssh_broker_connection_crashes_total";
 pub(super) const OPENINGS: &str = "ssh_broker_openings_total";
 pub(super) const PHASE: &str = "ssh_broker_opening_phase_seconds";
 pub(super) const CLOSED: &str = "ssh_broker_sessions_closed_total";
@@ -51,6 +53,8 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (SESSIONS, Gauge, "Sessions that run now"),
     (CONNECTIONS, Gauge, "Operators' connections that are open now, by state: proven, unproven"),
     (LOGINS, Counter, "Logins at the door, by result: accepted, refused"),
+    (PENALTIES, Counter, "Sources that were refused for a while, by offence"),
+    (CRASHES, Counter, "Connections that ended in a panic"),
     (OPENINGS, Counter, "Targets asked for, by code: ok, or the code that the operator read"),
     (PHASE, Histogram, "Time of each phase of an opening that became a session: resolve, quota, api, connect, kex, auth, total"),
     (CLOSED, Counter, "Sessions that ended, by who ended them: operator, instance, broker, audit"),

@@ -148,6 +148,45 @@ fn who_and_what_grants_are_for() {
 }
 
 #[test]
+fn what_a_grant_can_hold() {
+    let grant = |more: &str| format!("[[grants]]\noperators = [\"*\"]\ntargets = [\"ins-*\"]\n{more}");
+    for (more, key, words) in [
+        ("ports = 3389", "ports", ["is a number", "write a list"]),
+        ("ports = []", "ports", ["is empty", "leave the key out"]),
+        ("ports = [3389, 70000]", "ports[1]", ["\"70000\" is not a port", "8000-8100"]),
+        ("ports = [-1]", "ports[0]", ["\"-1\" is not a port", "8000-8100"]),
+        ("ports = [\"9-8\"]", "ports[0]", ["\"9-8\"", "8000-8100"]),
+        ("ports = [true]", "ports[0]", ["is a boolean", "3389"]),
+        ("ports = [\"1-1024\"]", "ports", ["port 22", "leave it out"]),
+        ("hours = \"mon-fri 8-20\"", "hours", ["three words", "Asia/Shanghai"]),
+        ("hours = [\"mon 08:00-20:00 UTC\", \"tue 08:00-20:00 Shanghai\"]", "hours[1]", ["\"Shanghai\" is no time zone", "IANA"]),
+        ("hours = []", "hours", ["is empty", "leave the key out"]),
+        ("hours = 8", "hours", ["is a number", "mon-fri"]),
+        ("from = [\"10.0.0.1/8\"]", "from[0]", ["bits set beyond", "10.0.0.1/8"]),
+        ("from = [\"bastion.example.com\"]", "from[0]", ["is not a network", "10.0.0.0/8"]),
+        ("max_session = \"0s\"", "max_session", ["out of range", "30days"]),
+        ("max_session = 8", "max_session", ["is a number", "\"8h\""]),
+        ("record = \"yes\"", "record", ["\"yes\"", "\"required\", \"best-effort\" or \"off\""]),
+        ("record = true", "record", ["is a boolean", "best-effort"]),
+        ("record = \"required\"\nrecord_input = \"yes\"", "record_input", ["is a string", "true or false"]),
+        ("record_input = true", "record_input", ["no effect", "record ="]),
+        ("allow = [\"forward-local\"]\nforward_to = [\"10.0.0.0/8\"]", "forward_to[0]", ["has no port", "10.0.0.0/8:*"]),
+        ("allow = [\"forward-local\"]\nforward_to = []", "forward_to", ["is empty", "leave the key out"]),
+        ("forward_to = [\"10.0.0.0/8:*\"]", "forward_to", ["allows none", "forward-local"]),
+        ("allow = [\"nested_ssh\"]", "allow[0]", ["\"nested_ssh\"", "nested-ssh, any"]),
+        ("max_sesion = \"8h\"", "max_sesion", ["unknown key", "grants[0].max_session"]),
+    ] {
+        each_is_refused(&[(&grant(more), &format!("grants[0].{key}"), &words)]);
+    }
+    let good = grant(
+        "allow = [\"shell\", \"forward-local\", \"nested-ssh\", \"any\"]\nports = [3389, \"8000-8100\"]\nfrom = [\"10.0.0.0/8\", \"::1\"]\n\
+         hours = \"mon-fri 08:00-20:00 Asia/Shanghai\"\nmax_session = \"8h\"\nrecord = \"required\"\nrecord_input = true\n\
+         forward_to = [\"10.0.0.0/8:*\", \"db.internal:5432\", \"localhost:8000-8100\", \"/run/*.sock\"]\n",
+    );
+    read(&format!("{GSE}{good}"), &[]).unwrap();
+}
+
+#[test]
 fn a_secret_in_the_wrong_place_is_not_repeated() {
     let text = format!("{GSE}secret_id_file = \"/x\"\nsecret_key_file = \"Gu5t9xGARN\"\nendpoint = \"https://a:Gu5t9xGARN@h\"\n{GRANT}");
     let errors = lines(&read(&text, &[]).unwrap_err().errors);

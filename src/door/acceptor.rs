@@ -1,0 +1,230 @@
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use futures_util::FutureExt;
+use ipnet::IpNet;
+use russh::server;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::connections::Outer;
+use super::door::Shared;
+use super::guarded::Guarded;
+use super::handler::{Attempts, Connection};
+use super::penalties::{Offence, Penalties};
+use super::prelude::{self, Prelude};
+use super::proxy::{self, Origin};
+use super::turned_away::{Refusal, TurnedAway};
+use crate::audit::{Event, Subject};
+use crate::quick_ack::QuickAck;
+
+/// After an accept that failed for want of something that others hold.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Takes connections from a listener and sees each to its end.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) penalties: Arc<Penalties>,
+    pub(super) turned_away: Arc<TurnedAway>,
+    pub(super) balancers: Arc<[IpNet]>,
+    pub(super) gcm_alone: Arc<server::Config>,
+    pub(super) modern: Arc<server::Config>,
+}
+
+/// A connection that was accepted, and what it stands on until its operator is proven.
+enum Startup {
+    From(StartupPermit),
+    /// Where it comes from is still to be read.
+    Balanced(StartupSlot),
+}
+
+/// One connection on its way in.
+struct Arrival {
+    outer: Arc<Outer>,
+    deadline: Instant,
+    proven: Arc<AtomicBool>,
+    attempts: Arc<Mutex<Attempts>>,
+    /// Turned away, or a balancer's own: not the peer's fault.
+    excused: AtomicBool,
+}
+
+impl Acceptor {
+    /// A permit before each accept: what there is no room for waits in the kernel's backlog.
+    pub(super) async fn accept_all(self, listener: TcpListener) {
+        let stop = self.shared.closing().accepting().clone();
+        let mut beat = self.shared.pulse().join();
+        let accepting = async {
+            while let Some(connection) = self.admission.connection().await {
+                let (stream, peer) = loop {
+                    match listener.accept().await {
+                        Ok(accepted) => break accepted,
+                        // EMFILE, ENFILE, ENOMEM, ECONNABORTED: none of them is a reason to stop taking connections.
+                        Err(error) => {
+                            tracing::warn!(%error, "failed to accept a connection");
+                            tokio::time::sleep(ACCEPT_BACKOFF).await;
+                        }
+                    }
+                };
+                match self.admit(peer) {
+                    Ok(startup) => drop(self.shared.tracker.spawn(self.clone().serve(stream, peer, connection, startup))),
+                    Err(refusal) => self.turned_away.tell(&stream, peer, refusal),
+                }
+            }
+        };
+        tokio::select! {
+            () = accepting => {}
+            () = stop.cancelled() => {}
+            () = beat.answer() => {}
+        }
+    }
+
+    fn admit(&self, peer: SocketAddr) -> Result<Startup, Refusal> {
+        if self.is_balancer(peer) {
+            return self.admission.startup(draw()).map(Startup::Balanced).ok_or(Refusal::Full);
+        }
+        if self.penalties.refuses(peer.ip(), Instant::now()) {
+            return Err(Refusal::Penalized);
+        }
+        let slot = self.admission.startup(draw()).ok_or(Refusal::Full)?;
+        self.admission.from_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
+    }
+
+    fn is_balancer(&self, peer: SocketAddr) -> bool {
+        let address = peer.ip().to_canonical();
+        self.balancers.iter().any(|network| network.contains(&address))
+    }
+
+    /// One connection, from its first byte to its end.
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+        let entry = self.shared.enter(peer);
+        let arrival = Arrival {
+            outer: entry.outer.clone(),
+            deadline: Instant::now() + self.shared.rules().login_grace,
+            proven: Arc::default(),
+            attempts: Arc::default(),
+            excused: AtomicBool::new(false),
+        };
+        let served = AssertUnwindSafe(self.converse(stream, &arrival, startup)).catch_unwind().await;
+        let source = arrival.source();
+        let crashed = match served {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) => {
+                tracing::debug!(%source, %error, "connection ended");
+                // The library's own task ended without a word: it panicked, or the runtime stops.
+                matches!(error, russh::Error::Join(_)) && !arrival.outer.end.is_cancelled()
+            }
+            Err(_panic) => true,
+        };
+        if crashed {
+            tracing::error!(%source, "a connection ended in a panic");
+            self.record(source, Event::ConnectionCrashed {}).await;
+        }
+        if !arrival.proven.load(Ordering::Relaxed) {
+            self.judge(source, crashed, &arrival).await;
+        }
+        // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
+        drop(connection);
+    }
+
+    async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+        let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
+        let startup = match startup {
+            Startup::From(permit) => permit,
+            Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
+                Some(permit) => permit,
+                None => return Ok(()),
+            },
+        };
+        let (client_version, stream) = Prelude::exchange(stream).await?;
+        let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
+        let handler = Connection {
+            shared: self.shared.clone(),
+            source: arrival.source(),
+            client_version,
+            startup: Some(startup),
+            proven: arrival.proven.clone(),
+            attempts: arrival.attempts.clone(),
+            name: None,
+            operator: None,
+            outer: arrival.outer.clone(),
+        };
+        server::run_stream(config, stream, handler).await?.await
+    }
+
+    /// Learns from a balancer whose connection it is, and admits that source.
+    async fn introduce(
+        &self,
+        stream: &mut Guarded<QuickAck>,
+        arrival: &Arrival,
+        slot: StartupSlot,
+    ) -> Result<Option<StartupPermit>, russh::Error> {
+        // Whatever a balancer does wrong, its network would pay for all who come through it.
+        arrival.excused.store(true, Ordering::Relaxed);
+        if let Origin::Client(source) = proxy::read_header(stream).await? {
+            arrival.outer.set_source(source);
+            if self.penalties.refuses(source.ip(), Instant::now()) {
+                self.turned_away.count(source, Refusal::Penalized);
+                return Ok(None);
+            }
+            arrival.excused.store(false, Ordering::Relaxed);
+        }
+        let source = arrival.source();
+        let permit = self.admission.from_source(slot, source.ip());
+        if permit.is_none() {
+            arrival.excused.store(true, Ordering::Relaxed);
+            self.turned_away.count(source, Refusal::Share);
+        }
+        Ok(permit)
+    }
+
+    /// What a connection that proved nobody costs its source, and what the audit says of it.
+    async fn judge(&self, source: SocketAddr, crashed: bool, arrival: &Arrival) {
+        let Attempts { claimed, reason } = std::mem::take(&mut *arrival.attempts.lock().unwrap_or_else(PoisonError::into_inner));
+        let now = Instant::now();
+        let offence = match &reason {
+            _ if crashed => Offence::Crash,
+            _ if now >= arrival.deadline => Offence::GraceExceeded,
+            Some(_) => Offence::AuthFailed,
+            None => Offence::NoAuth,
+        };
+        // Who gave no name at all (a scanner, a health check) is not worth a line.
+        if let Some(claimed) = claimed {
+            let reason = reason.unwrap_or_else(|| "no key was offered".to_owned());
+            self.record(source, Event::OperatorRefused { claimed: claimed.as_str().into(), reason: reason.as_str().into() }).await;
+        }
+        if arrival.excused.load(Ordering::Relaxed) || arrival.outer.end.is_cancelled() {
+            return;
+        }
+        if let Some(refused_for) = self.penalties.add(source.ip(), offence, now) {
+            tracing::info!(%source, offence = offence.name(), ?refused_for, "connections from there are refused for a while");
+            let event = Event::SourcePenalized { offence: offence.name(), refused_s: refused_for.as_secs_f64() };
+            self.record(source, event).await;
+        }
+    }
+
+    async fn record(&self, source: SocketAddr, event: Event) {
+        if let Err(error) = self.shared.audit.record(&Subject::source(source), event).await {
+            tracing::error!(%error, "what happened to a connection could not be written to the audit");
+        }
+    }
+}
+
+impl Arrival {
+    fn source(&self) -> SocketAddr {
+        self.outer.source()
+    }
+}
+
+/// A random number below 100. Without random numbers no key exchange succeeds either.
+fn draw() -> usize {
+    let mut random = [0; 2];
+    let _ = rand::fill(&mut random);
+    usize::from(u16::from_be_bytes(random)) % 100
+}
