@@ -113,6 +113,21 @@ fn read(path: &Path) -> Result<Table, PinsError> {
     parse(&text).map_err(|line| PinsError::Line { path: shown(), line })
 }
 
+impl Pins {
+    /// Forgets an instance's keys, so that the next one it shows is pinned; blocks. What was forgotten is the answer.
+    pub fn forget(&self, instance: &InstanceId) -> Result<Vec<KeyData>, PinsError> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = lock(&self.path)?;
+        *table = read(&self.path)?;
+        let Some(forgotten) = table.remove(instance) else { return Ok(Vec::new()) };
+        if let Err(source) = write(&self.path, &table) {
+            table.insert(instance.clone(), forgotten);
+            return Err(PinsError::Write { path: self.path.display().to_string(), source });
+        }
+        Ok(forgotten)
+    }
+}
+
 /// Reads a file's text. An error is the number of the line, from 1, that is no pin.
 fn parse(text: &str) -> Result<Table, usize> {
     let mut table = Table::new();
@@ -177,6 +192,21 @@ mod tests {
         assert_eq!(again.check(&a, &key(2)), Verdict::Mismatch(key(1)));
         let found = std::process::Command::new("ssh-keygen").arg("-F").arg("ins-b").arg("-f").arg(&path).output().unwrap();
         assert!(String::from_utf8_lossy(&found.stdout).contains("ins-b ssh-ed25519"));
+    }
+
+    #[test]
+    fn a_forgotten_key_makes_room_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        let (a, b) = (InstanceId::parse("ins-a").unwrap(), InstanceId::parse("ins-b").unwrap());
+        let pins = Pins::load(path.clone()).unwrap();
+        pins.pin(&a, &key(1)).unwrap();
+        pins.pin(&b, &key(2)).unwrap();
+        assert_eq!(pins.forget(&a).unwrap(), [key(1)]);
+        assert_eq!(pins.forget(&a).unwrap(), []);
+        for pins in [pins, Pins::load(path).unwrap()] {
+            assert_eq!((pins.check(&a, &key(3)), pins.check(&b, &key(2))), (Verdict::New, Verdict::Known));
+        }
     }
 
     #[test]

@@ -1,23 +1,29 @@
 //! One operator on one target: the downstream leg and the opening of the upstream leg side by side, then the splice.
 
+mod expiry;
+mod forward;
 mod live;
 mod opening;
+mod relay;
+mod trail;
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{BoxFuture, Broker};
-use crate::door::{Jump, Sessions};
+use crate::broker::{BoxFuture, Broker, NotOpened};
+use crate::door::{Forward, Jump, Sessions};
 use crate::quick_ack::QuickAck;
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
 
+pub use expiry::Clock;
 pub use live::{Live, Running};
 
 /// Signs the certificates that downstream legs present: for exactly the names given.
@@ -35,6 +41,8 @@ pub struct Config {
     pub handshake: Duration,
     /// How long an operator waits for the cloud API before being told so.
     pub queue_notice: Duration,
+    /// What time it is on the wall, for the hours of grants.
+    pub clock: Clock,
     /// Deadlines of the running session.
     pub splice: splice::Limits,
 }
@@ -45,6 +53,7 @@ impl Default for Config {
             open_deadline: Duration::from_secs(20),
             handshake: Duration::from_secs(120),
             queue_notice: Duration::from_secs(2),
+            clock: SystemTime::now,
             splice: splice::Limits::default(),
         }
     }
@@ -83,6 +92,26 @@ impl SessionRunner {
         self.splice(downstream, upstream, running).await;
     }
 
+    /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
+    async fn tell(&self, subject: &Subject, typed: &str, refused: &NotOpened) {
+        let mut subject = subject.clone();
+        if let Some(target) = &refused.target {
+            subject.set_target(target);
+        }
+        let failure = &refused.failure;
+        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
+        let (code, reason) = (failure.code.as_str(), failure.chain());
+        let typed = Text::new(typed.as_bytes());
+        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
+        let event = match refused.denied {
+            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
+            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
+        };
+        if let Err(error) = self.audit.record(&subject, event).await {
+            tracing::error!(%error, "a refusal could not be written to the audit");
+        }
+    }
+
     async fn splice(
         &self,
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
@@ -92,7 +121,11 @@ impl SessionRunner {
         let _entry = self.live.enter(running.clone());
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let ended = splice.with_orders(running.orders()).run().await;
+        let mut splice = pin!(splice.with_orders(running.orders()).run());
+        let ended = tokio::select! {
+            ended = &mut splice => ended,
+            () = expiry::watch(&running, self.config.clock) => splice.await,
+        };
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
             reason: Text::new(ended.reason.as_bytes()),
@@ -113,6 +146,10 @@ impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
         Box::pin(self.0.clone().run_session(jump))
     }
+
+    fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().run_forward(forward))
+    }
 }
 
 fn new_reference() -> Reference {
@@ -120,6 +157,11 @@ fn new_reference() -> Reference {
     // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
     let _ = rand::fill(&mut random);
     Reference::from_random(u32::from_be_bytes(random))
+}
+
+/// Milliseconds with two digits behind the point.
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 1e2
 }
 
 /// What the operator reads when the broker itself is at fault.

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use ssh_key::HashAlg;
 use tokio::net::TcpStream;
 
-use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
-use crate::broker::{Connected, Phases, Unreached, Upstream, Witness};
+use crate::access::{Code, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Target};
+use crate::broker::{Connected, Phases, Step, Unreached, Upstream, Witness};
 use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
 use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
@@ -67,17 +67,17 @@ impl Dialer {
         Ok(Self { config, pins })
     }
 
-    pub fn pins(&self) -> &Pins {
-        &self.pins
+    /// The pins that its connections are judged by.
+    pub fn pins(&self) -> Pins {
+        self.pins.clone()
     }
 
-    async fn dial(&self, target: &Target, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
+    async fn dial(&self, port: u16, lease: &Lease, deadline: Instant) -> Result<QuickAck, Unreached> {
         let unreachable = |text: String| Failure::new(Code::InstanceUnreachable, text);
         if !networks::may_dial(lease.address, &self.config.allowed_networks) {
             let failure = unreachable("the instance's address is not one that this broker may connect to".to_owned());
             return Err(stale(failure.because(format!("{} is not in upstream.allowed_networks", lease.address))));
         }
-        let port = self.config.ssh_ports.get(&target.fleet).copied().unwrap_or(self.config.ssh_port);
         let limit = self.config.connect_timeout.min(deadline.saturating_duration_since(Instant::now()));
         let connected = tokio::time::timeout(limit, TcpStream::connect((lease.address, port))).await;
         let stream = match connected {
@@ -158,8 +158,11 @@ impl Dialer {
         let mut connection = Connection::new(leg, stream);
         connection.establish().await.map_err(broken)?;
         let kex = started.elapsed();
+        trail.passed(Step::Kex, kex);
+        let started = Instant::now();
         let host_key = connection.leg.host_key().cloned().ok_or(TransportError::Closed).map_err(broken)?;
         self.trust(target, &host_key, trail).await?;
+        trail.passed(Step::HostKey, started.elapsed());
 
         let started = Instant::now();
         let unusable = |error: credential::CredentialError| {
@@ -167,7 +170,9 @@ impl Dialer {
         };
         let credential = credential::read(&lease.secret).map_err(unusable)?;
         authenticate(&mut connection, &lease.login, &credential).await.map_err(not_let_in)?;
-        Ok((connection, kex, started.elapsed()))
+        let auth = started.elapsed();
+        trail.passed(Step::Auth, auth);
+        Ok((connection, kex, auth))
     }
 }
 
@@ -206,6 +211,7 @@ fn fresh(failure: Failure) -> Unreached {
 
 impl Upstream for Dialer {
     type Leg = Connection<QuickAck>;
+    type Stream = QuickAck;
 
     async fn connect(
         &self,
@@ -215,8 +221,10 @@ impl Upstream for Dialer {
         trail: &dyn Witness,
     ) -> Result<Connected<Self::Leg>, Unreached> {
         let started = Instant::now();
-        let stream = self.dial(grant.target(), lease, deadline).await?;
+        let port = self.config.ssh_ports.get(&grant.target().fleet).copied().unwrap_or(self.config.ssh_port);
+        let stream = self.dial(port, lease, deadline).await?;
         let connect = started.elapsed();
+        trail.passed(Step::Connect, connect);
         let limit = self.config.handshake_timeout.min(deadline.saturating_duration_since(Instant::now()));
         match tokio::time::timeout(limit, self.shake_hands(stream, grant, lease, trail)).await {
             Ok(Ok((leg, kex, auth))) => Ok(Connected { leg, phases: Phases { connect, kex, auth, ..Phases::default() } }),
@@ -226,5 +234,9 @@ impl Upstream for Dialer {
                 Err(fresh(Failure::new(Code::InstanceUnreachable, text)))
             }
         }
+    }
+
+    async fn reach(&self, port: GrantedPort, lease: &Lease, deadline: Instant) -> Result<Self::Stream, Unreached> {
+        self.dial(port.number(), lease, deadline).await
     }
 }

@@ -15,6 +15,10 @@ impl Glob {
         Ok(Self(text.to_owned()))
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub fn matches(&self, text: &str) -> bool {
         wildcard_matches(self.0.as_bytes(), text.as_bytes())
     }

@@ -149,6 +149,11 @@ impl Grant {
         &self.terms.ports
     }
 
+    /// One of them.
+    pub fn port(&self, port: u16) -> Option<GrantedPort> {
+        self.terms.ports.contains(port).then_some(GrantedPort(port))
+    }
+
     pub fn recording(&self) -> Recording {
         self.recording
     }
@@ -192,5 +197,15 @@ impl Grant {
             ahead += MINUTE;
         }
         None
+    }
+}
+
+/// Proof that a grant has this port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantedPort(u16);
+
+impl GrantedPort {
+    pub fn number(self) -> u16 {
+        self.0
     }
 }

@@ -21,7 +21,7 @@ pub use capability::{Capabilities, Capability};
 pub use destination::Destination;
 pub use failure::{Code, Failure, Reference};
 pub use glob::{Glob, wildcard_matches};
-pub use grant::Grant;
+pub use grant::{Grant, GrantedPort};
 pub use hours::{Hours, LocalMinute, Utc, Zone};
 pub use lease::Lease;
 pub use network::Network;

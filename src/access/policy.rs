@@ -1,3 +1,5 @@
+mod account;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
@@ -9,6 +11,7 @@ use super::{FleetId, Grant, GrantRule, InstanceId, Invalid, Operator, OperatorNa
 pub struct Policy {
     groups: BTreeMap<String, BTreeSet<OperatorName>>,
     rules: Vec<GrantRule>,
+    administrators: Vec<OperatorPattern>,
 }
 
 impl Policy {
@@ -22,22 +25,26 @@ impl Policy {
                 return Err(Invalid(format!("@{group} is no group: operators.groups has [{}]", known.join(", "))));
             }
         }
-        Ok(Self { groups, rules })
+        Ok(Self { groups, rules, administrators: Vec::new() })
     }
 
     fn rules_for<'a>(&'a self, operator: &'a OperatorName) -> impl Iterator<Item = &'a GrantRule> {
-        self.rules.iter().filter(move |rule| {
-            rule.operators.iter().any(|pattern| match pattern {
-                OperatorPattern::Anyone => true,
-                OperatorPattern::Group(group) => self.groups.get(group).is_some_and(|members| members.contains(operator)),
-                OperatorPattern::Name(name) => name == operator,
-            })
-        })
+        self.rules.iter().filter(move |rule| rule.operators.iter().any(|pattern| self.means(pattern, operator)))
     }
 
     /// Whether some grant that counts now could match the name in some fleet. When not, nothing is asked of the cloud API.
     pub fn could_reach(&self, operator: &Operator, name: &TargetName, at: SystemTime) -> Result<(), Denied> {
         self.counting(operator, name.fleet.as_ref(), &name.instance, at).map(drop)
+    }
+
+    /// The same, for a port of the target beside its SSH.
+    pub fn could_reach_port(&self, operator: &Operator, name: &TargetName, port: u16, at: SystemTime) -> Result<(), Denied> {
+        let rules = self.counting(operator, name.fleet.as_ref(), &name.instance, at)?;
+        let has_port = |rule: &&GrantRule| rule.is_open(at) && rule.ports.contains(port);
+        match !operator.restrictions.no_port_forwarding && rules.iter().any(has_port) {
+            true => Ok(()),
+            false => Err(Denied::Port(port)),
+        }
     }
 
     /// The decision: what all matching grants that count at `at` give, together, less what the operator's own key restricts.
@@ -104,7 +111,8 @@ mod tests {
 
     use super::*;
     use crate::access::{
-        Capabilities, Capability, Destination, FleetAliases, Hours, Network, Ports, RecordMode, Recording, Restrictions, TargetPattern, Utc,
+        Capabilities, Capability, Destination, FleetAliases, GrantedPort, Hours, Network, Ports, RecordMode, Recording, Restrictions,
+        TargetPattern, Utc,
     };
 
     fn operator(name: &str) -> Operator {
@@ -234,6 +242,24 @@ mod tests {
         assert_eq!(grant.recording(), Recording { mode: RecordMode::Required, input: true });
         let anywhere = granted(vec![one, allowing(&[Capability::ForwardLocal])], at(0, 0, 0)).unwrap();
         assert!(anywhere.allows_destination("db.internal", 22) && anywhere.allows_path("/x"));
+    }
+
+    #[test]
+    fn a_port_is_reached_only_where_some_grant_that_counts_has_it() {
+        let mut office = allowing(&[]);
+        office.ports = Ports::parse("3389").unwrap();
+        office.hours = hours("mon-fri 08:00-20:00 UTC");
+        let policy = policy(vec![office, allowing(&[Capability::Shell])]);
+        let mut alice = operator("alice");
+        let could = |alice: &Operator, port, at| policy.could_reach_port(alice, &name("ins-x"), port, at);
+        assert_eq!(could(&alice, 3389, at(9, 0, 0)), Ok(()));
+        assert_eq!(could(&alice, 3390, at(9, 0, 0)), Err(Denied::Port(3390)));
+        assert_eq!(could(&alice, 3389, at(21, 0, 0)), Err(Denied::Port(3389)));
+        let granted = policy.decide(&alice, &target("fleet-a", "ins-x"), at(9, 0, 0)).unwrap();
+        assert_eq!(granted.port(3389).map(GrantedPort::number), Some(3389));
+        assert!(granted.port(22).is_none());
+        alice.restrictions = Restrictions::ALL;
+        assert_eq!(could(&alice, 3389, at(9, 0, 0)), Err(Denied::Port(3389)));
     }
 
     #[test]

@@ -1,7 +1,10 @@
+use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use super::{Capabilities, Destination, FleetId, Glob, Hours, InstanceId, Invalid, Network, OperatorName, Ports, Recording};
+use super::{
+    Capabilities, Destination, FleetId, Glob, Hours, InstanceId, Invalid, Network, OperatorName, Ports, Recording, Target, TargetName,
+};
 
 /// Whom a grant is for: a name, `@group`, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,24 @@ impl TargetPattern {
     pub(super) fn matches(&self, fleet: Option<&FleetId>, instance: &InstanceId) -> bool {
         self.instance.matches(instance.as_str()) && fleet.is_none_or(|fleet| self.fleet.matches(fleet.as_str()))
     }
+
+    pub(super) fn is_for_fleet(&self, fleet: &FleetId) -> bool {
+        self.fleet.matches(fleet.as_str())
+    }
+
+    pub fn takes(&self, target: &Target) -> bool {
+        self.matches(Some(&target.fleet), &target.instance)
+    }
+}
+
+/// As it is written in the configuration; any fleet is left out.
+impl fmt::Display for TargetPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fleet.as_str() {
+            Glob::ANY => f.write_str(self.instance.as_str()),
+            fleet => write!(f, "{fleet}/{}", self.instance.as_str()),
+        }
+    }
 }
 
 /// One `[[grants]]` table: for whom and for what, when it counts (`hours`, `from`), what it gives (`allow`, `forward_to`, `ports`) and what it
@@ -60,6 +81,11 @@ pub struct GrantRule {
 }
 
 impl GrantRule {
+    /// Whether it could match the name in some fleet.
+    pub fn could_match(&self, name: &TargetName) -> bool {
+        self.targets.iter().any(|pattern| pattern.matches(name.fleet.as_ref(), &name.instance))
+    }
+
     /// A rule that counts always and demands nothing.
     pub fn new(operators: Vec<OperatorPattern>, targets: Vec<TargetPattern>, allow: Capabilities) -> Self {
         Self {

@@ -95,7 +95,7 @@ impl Subject {
 }
 
 /// What happened. The names are the contract with whoever reads the audit.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event")]
 pub enum Event {
     #[serde(rename = "operator.authenticated")]
@@ -156,6 +156,14 @@ pub enum Event {
         by: &'static str,
         reason: Text,
     },
+    /// Something in a channel that is allowed and that whoever reads the audit should see.
+    #[serde(rename = "channel.marked")]
+    ChannelMarked {
+        /// `nested-ssh`: a forward in which SSH is spoken.
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        what: Option<Text>,
+    },
     #[serde(rename = "channel.closed")]
     ChannelClosed {
         channel: u32,
@@ -168,6 +176,11 @@ pub enum Event {
         /// Payload bytes from the operator to the instance.
         bytes_up: u64,
     },
+    /// Raw TCP to a port of the target beside its SSH.
+    #[serde(rename = "forward.opened")]
+    ForwardOpened { kind: &'static str, port: u16, resolve_ms: f64, quota_ms: f64, api_ms: f64, connect_ms: f64, total_ms: f64 },
+    #[serde(rename = "forward.closed")]
+    ForwardClosed { kind: &'static str, port: u16, reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
 }

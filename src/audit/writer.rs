@@ -276,7 +276,7 @@ mod tests {
         });
         let (audit, thread) = Audit::observed(Box::new(pieces.clone()), 200, observer);
         for _ in 0..100 {
-            audit.try_record(&Subject::default(), Event::TargetDenied { typed: Text::new(&[b'x'; 1000]) }).unwrap();
+            audit.try_record(&Subject::default(), Event::OperatorAuthenticated { client: Text::new(&[b'x'; 1000]) }).unwrap();
         }
         drop(audit);
         thread.join().unwrap();
@@ -307,7 +307,7 @@ mod tests {
         }
         let (audit, thread) = Audit::with_sink(Box::new(Full), 2);
         assert_eq!(audit.health(), Health { waiting: 0, queue: 2, failures: 0, is_failing: false });
-        audit.try_record(&Subject::default(), Event::TargetDenied { typed: "ins-a".into() }).unwrap();
+        audit.try_record(&Subject::default(), Event::OperatorAuthenticated { client: "SSH-2.0-a".into() }).unwrap();
         let faults = audit.faults.clone();
         drop(audit);
         thread.join().unwrap();

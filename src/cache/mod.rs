@@ -4,6 +4,7 @@
 //! its time, traffic or not; the only failure that is remembered is "not found".
 
 mod flight;
+mod listings;
 mod memory;
 
 #[cfg(test)]
@@ -14,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
-use crate::broker::{Asker, BoxFuture, Cloud, Leased, Leases};
+use crate::broker::{Asker, BoxFuture, Cloud, Leased, Leases, Listing};
 use flight::Flights;
+use listings::Scope;
 use memory::Memory;
 
 /// Settings of `[cache]`.
@@ -70,6 +72,8 @@ struct Shared<C> {
     locate_flights: Flights<Search, Target>,
     lease_lookups: Counter,
     locate_lookups: Counter,
+    listings: Memory<Scope, Listing>,
+    listing_flights: Flights<Scope, Arc<Listing>>,
 }
 
 struct Held {
@@ -90,6 +94,8 @@ impl<C: Cloud> Cache<C> {
             locate_flights: Flights::default(),
             lease_lookups: Counter::default(),
             locate_lookups: Counter::default(),
+            listings: Memory::new(listings::CAPACITY, listings::TTL),
+            listing_flights: Flights::default(),
         };
         Self { shared: Arc::new(shared) }
     }

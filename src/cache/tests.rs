@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::access::{Capabilities, GrantRule, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Secret, TargetPattern};
-use crate::broker::{Located, QueuePlace};
+use crate::broker::{Catalogue, Located, QueuePlace, Scopes};
 
 /// A cloud that counts, waits, and answers as it is told.
 struct Fake {
@@ -95,6 +95,20 @@ impl Cloud for Fake {
             self.leases.fetch_add(1, Ordering::SeqCst);
             self.call(asker).await?;
             Ok(lease(target))
+        })
+    }
+}
+
+impl Catalogue for Fake {
+    fn scopes<'a>(&'a self, _: &'a Asker) -> BoxFuture<'a, Result<Scopes, Failure>> {
+        Box::pin(async { Ok(Scopes::Whole) })
+    }
+
+    fn list<'a>(&'a self, _: Option<&'a FleetId>, asker: &'a Asker) -> BoxFuture<'a, Result<Arc<Listing>, Failure>> {
+        Box::pin(async move {
+            self.locates.fetch_add(1, Ordering::SeqCst);
+            self.call(asker).await?;
+            Ok(Arc::default())
         })
     }
 }
@@ -298,4 +312,27 @@ async fn what_is_evicted_or_replaced_or_whose_cache_is_gone_leaves_memory() {
     drop(memory);
     sleep(Duration::from_secs(2)).await;
     assert!(held.iter().all(|value| value.upgrade().is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_is_fetched_once_for_all_who_ask_and_kept_for_half_a_minute() {
+    let cache = cache(Fake::default());
+    let listings = (0..20).map(|_| {
+        let cache = cache.clone();
+        async move { cache.list(None, &asker(20)).await.unwrap() }
+    });
+    futures_util::future::join_all(listings).await;
+    let asked = || cache.cloud().locates.load(Ordering::SeqCst);
+    assert_eq!(asked(), 1);
+    cache.list(Some(&fleet("fleet-a")), &asker(20)).await.unwrap();
+    cache.list(None, &asker(20)).await.unwrap();
+    assert_eq!(asked(), 2);
+    sleep(listings::TTL).await;
+    cache.list(None, &asker(20)).await.unwrap();
+    assert_eq!(asked(), 3);
+    *cache.cloud().fail.lock().unwrap() = Some(Failure::new(Code::ApiUnavailable, "down"));
+    sleep(listings::TTL).await;
+    assert!(cache.list(None, &asker(20)).await.is_err());
+    *cache.cloud().fail.lock().unwrap() = None;
+    assert!(cache.list(None, &asker(20)).await.is_ok(), "a failure is not remembered");
 }

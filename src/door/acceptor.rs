@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,7 +94,7 @@ impl Acceptor {
             return Err(Refusal::Penalized);
         }
         let slot = self.admission.startup(draw()).ok_or(Refusal::Full)?;
-        self.admission.from_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
+        self.admission.charge_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
     }
 
     fn is_balancer(&self, peer: SocketAddr) -> bool {
@@ -154,6 +155,7 @@ impl Acceptor {
             name: None,
             operator: None,
             outer: arrival.outer.clone(),
+            forwards: HashMap::new(),
         };
         server::run_stream(config, stream, handler).await?.await
     }
@@ -176,7 +178,7 @@ impl Acceptor {
             arrival.excused.store(false, Ordering::Relaxed);
         }
         let source = arrival.source();
-        let permit = self.admission.from_source(slot, source.ip());
+        let permit = self.admission.charge_source(slot, source.ip());
         if permit.is_none() {
             arrival.excused.store(true, Ordering::Relaxed);
             self.turned_away.count(source, Refusal::Share);

@@ -67,7 +67,7 @@ impl Admission {
     }
 
     /// Whether this source may have one more connection that has not authenticated.
-    pub(super) fn from_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
+    pub(super) fn charge_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
         let source = self.sources.take(netblock::source(address), self.limits.startups_per_source)?;
         let netblock = self.netblocks.take(netblock::netblock(address), self.limits.startups_per_netblock)?;
         Some(StartupPermit { _startup: startup, _source: source, _netblock: netblock })
@@ -123,7 +123,7 @@ mod tests {
         let admission = Admission::new(limits());
         let mut held = Vec::new();
         let mut admit = |address: &str| {
-            let permit = admission.from_source(admission.startup(0).unwrap(), address.parse().unwrap());
+            let permit = admission.charge_source(admission.startup(0).unwrap(), address.parse().unwrap());
             let admitted = permit.is_some();
             held.extend(permit);
             admitted
@@ -134,7 +134,7 @@ mod tests {
         assert!(admit("2001:db8:0:1::1") && admit("2001:db8:0:1::2") && !admit("2001:db8:0:1::3"), "two of a /64");
         assert!(admit("2001:db8:0:2::1") && !admit("2001:db8:0:3::1"), "three of a /48");
         held.clear();
-        assert!(admission.from_source(admission.startup(0).unwrap(), "192.0.2.1".parse().unwrap()).is_some());
+        assert!(admission.charge_source(admission.startup(0).unwrap(), "192.0.2.1".parse().unwrap()).is_some());
     }
 
     #[test]

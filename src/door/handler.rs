@@ -1,18 +1,23 @@
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use ssh_key::Certificate;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
 use super::connections::{Outer, Proof};
 use super::door::Shared;
 use super::key_rules::acceptable_signature;
-use super::{ByteStream, Jump};
+use super::pending::Pending;
+use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
 use crate::audit::{Event, Subject};
+use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
@@ -36,6 +41,8 @@ pub(super) struct Connection {
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
     pub(super) outer: Arc<Outer>,
+    /// The forwards to other ports than SSH that are open, or were of late.
+    pub(super) forwards: HashMap<ChannelId, CancellationToken>,
 }
 
 impl Connection {
@@ -73,16 +80,35 @@ impl Connection {
         }
     }
 
-    fn jump(&self, operator: Operator, host: &str, stream: Box<dyn ByteStream>) -> (Jump, Option<super::door::SessionPermits>) {
-        let typed: String = host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect();
+    /// The target's name with its permits, or why there will be nothing.
+    fn admit(&self, operator: &Operator, host: &str) -> (Result<TargetName, Failure>, Option<super::door::SessionPermits>) {
         let permits = self.shared.session_permits(&operator.name, &self.outer.sessions);
-        let (name, permits) = match (self.shared.is_draining(), TargetName::parse(host, &self.shared.rules().aliases), permits) {
+        match (self.shared.is_draining(), TargetName::parse(host, &self.shared.rules().aliases), permits) {
             (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
             (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
             (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
             (_, Ok(name), Ok(permits)) => (Ok(name), Some(permits)),
-        };
-        (Jump { operator, client_version: self.client_version.clone(), typed, name, stream }, permits)
+        }
+    }
+
+    /// Runs what was admitted; its permits go back when it has ended.
+    fn spawn(&self, running: BoxFuture<'static, ()>, permits: Option<super::door::SessionPermits>) {
+        self.shared.tracker.spawn(async move {
+            running.await;
+            drop(permits);
+        });
+    }
+}
+
+/// The host string as it may be shown.
+fn shown(host: &str) -> String {
+    host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Whose connection is gone, so are their forwards.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.forwards.values().for_each(CancellationToken::cancel);
     }
 }
 
@@ -146,18 +172,32 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        if port != SSH_PORT {
-            tracing::info!(operator = %operator.name, port, "refused: only port 22 of a target is served");
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        let (typed, (name, permits)) = (shown(host), self.admit(&operator, host));
+        if port == SSH_PORT {
+            reply.accept().await;
+            let client_version = self.client_version.clone();
+            let jump = Jump { operator, client_version, typed, name, stream: Box::new(channel.into_stream()) };
+            self.spawn(self.shared.sessions.run(jump), permits);
             return Ok(());
         }
-        reply.accept().await;
-        let (jump, permits) = self.jump(operator, host, Box::new(channel.into_stream()));
-        let session = self.shared.sessions.run(jump);
-        self.shared.tracker.spawn(async move {
-            session.await;
-            drop(permits);
-        });
+        let Ok(port) = u16::try_from(port) else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        };
+        let gone = CancellationToken::new();
+        self.forwards.retain(|_, gone| !gone.is_cancelled());
+        self.forwards.insert(channel.id(), gone.clone());
+        let forward = Forward { operator, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
+        let running = self.shared.sessions.forward(forward);
+        // Also marks it for being forgotten.
+        self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), permits);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        if let Some(gone) = self.forwards.remove(&channel) {
+            gone.cancel();
+        }
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ mod key_rules;
 mod netblock;
 mod operators;
 mod penalties;
+mod pending;
 mod prelude;
 mod proxy;
 mod pulse;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
 pub use closing::Closing;
@@ -64,9 +66,37 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What runs a session on a jump's stream, until either side ends it.
+/// What the door hands over for every direct-tcpip open to another port.
+pub struct Forward {
+    pub operator: Operator,
+    /// As in [`Jump`].
+    pub typed: String,
+    pub name: Result<TargetName, Failure>,
+    pub port: u16,
+    /// Not answered yet: the operator's client reads a refusal in its place.
+    pub channel: Box<dyn PendingChannel>,
+    /// The operator's side has closed the channel, or is gone.
+    pub gone: CancellationToken,
+}
+
+/// A channel that an operator's client asked for. Dropped, it is refused.
+pub trait PendingChannel: Send {
+    fn accept(self: Box<Self>) -> BoxFuture<'static, Box<dyn ByteStream>>;
+    fn refuse(self: Box<Self>, kind: Refusal, sentence: String) -> BoxFuture<'static, ()>;
+}
+
+/// Reasons for a refused channel (RFC 4254, 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Prohibited,
+    ConnectFailed,
+    Shortage,
+}
+
+/// What runs a session on a jump's stream, or a forward, until either side ends it.
 pub trait Sessions: Send + Sync + 'static {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()>;
+    fn forward(&self, forward: Forward) -> BoxFuture<'static, ()>;
 }
 
 /// Settings of `[listen]`, `[operators]`, `[penalties]` and the part of `[limits]` that the door enforces.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::attempt::Reply;
 use super::problem::{Cause, Problem};
 use crate::access::{FleetId, InstanceId, Lease, Target};
+use crate::broker::Listed;
 
 /// A login longer than this is none that any Unix has (`LOGIN_NAME_MAX` is 256).
 const MAX_LOGIN: usize = 256;
@@ -62,6 +63,23 @@ pub(super) fn fleets_of(reply: Reply, instance: &InstanceId, asked: Option<&Flee
     fleets.sort();
     fleets.dedup();
     fleets
+}
+
+/// Characters kept of what the cloud says of an instance in a listing.
+const MAX_NOTE: usize = 64;
+
+/// The instances of one page, and how many entries it had: what has no ids, or those of another fleet than was asked for, is passed over.
+/// More than `most` are not taken from any answer.
+pub(super) fn listed(reply: Reply, asked: Option<&FleetId>, most: usize) -> (Vec<Listed>, usize) {
+    let page = reply.answer.instances.unwrap_or_default();
+    let on_page = page.len();
+    let note = |text: Option<String>| text.unwrap_or_default().chars().take(MAX_NOTE).collect::<String>();
+    let instances = page.into_iter().flatten().take(most).filter_map(|found| {
+        let fleet = FleetId::parse(&found.fleet_id?).ok().filter(|fleet| asked.is_none_or(|asked| asked == fleet))?;
+        let instance = InstanceId::parse(&found.instance_id?).ok()?;
+        Some(Listed { target: Target { fleet, instance }, status: note(found.status), operating_system: note(found.operating_system) })
+    });
+    (instances.collect(), on_page)
 }
 
 /// The fleets that the account has.

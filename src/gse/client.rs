@@ -133,7 +133,7 @@ impl Client {
 
     /// `GetInstanceAccess`, checked.
     pub(super) async fn instance_access(&self, target: &Target, asker: &Asker) -> Result<Lease, Problem> {
-        let question = Question { fleet: Some(target.fleet.as_str()), instance: Some(target.instance.as_str()) };
+        let question = Question { fleet: Some(target.fleet.as_str()), instance: Some(target.instance.as_str()), ..Question::default() };
         let (reply, progress) = self.call(Action::GetInstanceAccess, &question, asker).await?;
         answer::lease(reply, target, progress.quota_wait, progress.api_time)
     }

@@ -9,6 +9,7 @@ mod endpoint;
 mod errors;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod list;
 mod problem;
 mod quota;
 mod resolve;

@@ -13,7 +13,7 @@ use crate::broker::{Asker, Located};
 
 /// How this endpoint lets this API key find an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// `DescribeInstances` over all fleets.
     EveryFleet,
     /// The key is scoped to fleets: `DescribeInstances` in each.
@@ -24,7 +24,7 @@ enum Way {
 
 impl Way {
     /// The way that is left when `DescribeInstances` over all fleets met this.
-    fn instead(problem: &Problem) -> Option<Self> {
+    pub(super) fn instead(problem: &Problem) -> Option<Self> {
         if problem.is_unauthorized() {
             Some(Self::FleetByFleet)
         } else if problem.is_unknown_action() {
@@ -49,12 +49,12 @@ impl Ways {
     const MEMORY: Duration = Duration::from_secs(600);
     const LIST_MEMORY: Duration = Duration::from_secs(60);
 
-    fn known(&self) -> Option<Way> {
+    pub(super) fn known(&self) -> Option<Way> {
         let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.filter(|(_, learned)| learned.elapsed() < Self::MEMORY).map(|(way, _)| way)
     }
 
-    fn learn(&self, way: Way) {
+    pub(super) fn learn(&self, way: Way) {
         let news = self.known() != Some(way);
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((way, Instant::now()));
         if news {
@@ -109,7 +109,7 @@ impl Client {
 
     /// `DescribeInstances`; what is not found is in no fleet.
     async fn describe(&self, fleet: Option<&FleetId>, instance: &InstanceId, asker: &Asker) -> Result<Vec<FleetId>, Problem> {
-        let question = Question { fleet: fleet.map(FleetId::as_str), instance: Some(instance.as_str()) };
+        let question = Question { fleet: fleet.map(FleetId::as_str), instance: Some(instance.as_str()), ..Question::default() };
         match self.ask(Action::DescribeInstances, &question, asker).await {
             Ok(reply) => Ok(answer::fleets_of(reply, instance, fleet)),
             Err(problem) if problem.api_class() == Some(Class::NotFound) => Ok(Vec::new()),
@@ -140,7 +140,7 @@ impl Client {
         }
     }
 
-    async fn list_fleets(&self, asker: &Asker) -> Result<Vec<FleetId>, Problem> {
+    pub(super) async fn list_fleets(&self, asker: &Asker) -> Result<Vec<FleetId>, Problem> {
         let listed = self.ways.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((fleets, _)) = listed.filter(|(_, at)| at.elapsed() < Ways::LIST_MEMORY) {
             return Ok(fleets);

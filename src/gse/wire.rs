@@ -34,6 +34,10 @@ pub(super) struct Question<'a> {
     pub fleet: Option<&'a str>,
     #[serde(rename = "InstanceId", skip_serializing_if = "Option::is_none")]
     pub instance: Option<&'a str>,
+    #[serde(rename = "Offset", skip_serializing_if = "Option::is_none")]
+    pub offset: Option<usize>,
+    #[serde(rename = "Limit", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +102,10 @@ pub(super) struct Instance {
     pub fleet_id: Option<String>,
     #[serde(rename = "InstanceId")]
     pub instance_id: Option<String>,
+    #[serde(rename = "Status")]
+    pub status: Option<String>,
+    #[serde(rename = "OperatingSystem")]
+    pub operating_system: Option<String>,
 }
 
 /// A JSON string that goes straight from the body buffer into a [`Secret`].

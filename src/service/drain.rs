@@ -51,6 +51,8 @@ impl Drain<'_> {
         let status = format!("stopping: {sessions} sessions may go on for {} s", self.stop_timeout.as_secs());
         notify::stopping(&status, self.stop_timeout + FAREWELL * 2);
         self.service.door.closing().stop_opening();
+        let left = humantime::format_duration(Duration::from_secs(self.stop_timeout.as_secs()));
+        self.service.live.list().iter().for_each(|session| session.notice(&format!("the broker is about to stop, in {left} at most")));
         tokio::select! {
             _ = serving => {}
             () = tokio::time::sleep(self.stop_timeout) => tracing::warn!("stop_timeout is over"),

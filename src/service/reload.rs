@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::Service;
 use crate::access::{Code, Failure, Operator};
 use crate::door::{Judged, Rules};
+use crate::session::Running;
 use crate::settings::{Purpose, Settings};
 
 /// How long the sessions of a connection that ends have for their last words.
@@ -73,25 +74,32 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
 
 /// Judges every session at once, and then for a while those that were being opened meanwhile.
 async fn judge_again(service: Arc<Service>, open_deadline: Duration) {
-    judge(&service).await;
+    let mut judged = HashMap::new();
+    judge(&service, &mut judged).await;
     let service = Arc::downgrade(&service);
     tokio::spawn(async move {
         for _ in 0..=open_deadline.as_secs().div_ceil(LOOK.as_secs()) {
             sleep(LOOK).await;
             let Some(service) = service.upgrade() else { return };
-            judge(&service).await;
+            judge(&service, &mut judged).await;
         }
     });
 }
 
+/// The sessions that were judged, by their place in memory, which stays theirs while they are here.
+type Seen = HashMap<usize, Arc<Running>>;
+
 /// Ends what would be refused now. A session that uses nothing that it may not use goes on, held to what is allowed now.
-async fn judge(service: &Arc<Service>) {
+async fn judge(service: &Arc<Service>, seen: &mut Seen) {
     let door = service.clone();
     let Ok(judged) = tokio::task::spawn_blocking(move || door.door.judge()).await else { return };
     let judged: HashMap<SocketAddr, Result<Operator, String>> =
         judged.into_iter().map(|Judged { source, operator }| (source, operator)).collect();
     let policy = service.broker.broker().policy();
     for session in service.live.list() {
+        if seen.insert(Arc::as_ptr(&session).addr(), session.clone()).is_some() {
+            continue;
+        }
         let target = session.grant.target();
         match judged.get(&session.grant.operator().source) {
             // Its connection is gone, and it is about to be.

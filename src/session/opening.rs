@@ -1,12 +1,12 @@
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{SessionRunner, broken};
-use crate::access::{Code, Failure, Grant, Lease, Reference, Target, TargetName};
+use super::trail::Trail;
+use super::{SessionRunner, broken, ms};
+use crate::access::{Code, Failure, Grant, Reference, TargetName};
 use crate::audit::{Event, Subject, Text};
-use crate::broker::{Asker, NotOpened, Opened, Witness};
+use crate::broker::{Asker, NotOpened, Opened};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
@@ -36,7 +36,7 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                self.tell(&typed, &NotOpened::failed(failure.clone(), None)).await;
+                self.runner.tell(self.subject, &typed, &NotOpened::failed(failure.clone(), None)).await;
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
                 return None;
@@ -47,14 +47,14 @@ impl Opening<'_> {
 
         let deadline = self.started + self.runner.config.open_deadline;
         let asker = Asker::new(jump.operator.name.clone(), deadline);
-        let trail = Trail { base: Mutex::new(self.subject.clone()), events: Mutex::default() };
+        let trail = Trail::new(self.subject.clone());
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
             let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
-        if let Err(failure) = self.flush(trail).await {
+        if let Err(failure) = trail.flush(&self.runner.audit).await {
             let outcome = NotOpened::failed(failure, None);
             self.refuse(downstream, &typed, reference, outcome).await;
             return None;
@@ -63,7 +63,7 @@ impl Opening<'_> {
             Err(error) => {
                 // The operator's client left: nobody is there to read anything.
                 let failure = broken("the operator's client left").because(error);
-                self.tell(&typed, &NotOpened::failed(failure, None)).await;
+                self.runner.tell(self.subject, &typed, &NotOpened::failed(failure, None)).await;
                 None
             }
             Ok(Err(refused)) => {
@@ -150,7 +150,6 @@ impl Opening<'_> {
         self.subject.request_id = Some(lease.request_id.as_str().into());
         let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
         let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
-        let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e2;
         let event = Event::SessionOpened {
             client: version(&downstream.leg),
             server: version(&upstream.leg),
@@ -179,41 +178,13 @@ impl Opening<'_> {
 
     /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.
     async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened) {
-        self.tell(typed, &refused).await;
+        self.runner.tell(self.subject, typed, &refused).await;
         let sentence = refused.failure.sentence(typed, reference);
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
-    }
-
-    /// The log gets the chain, the audit the decision.
-    async fn tell(&self, typed: &str, refused: &NotOpened) {
-        let mut subject = self.subject.clone();
-        if let Some(target) = &refused.target {
-            subject.set_target(target);
-        }
-        let failure = &refused.failure;
-        subject.request_id = failure.request_id.as_deref().map(Arc::from).or(subject.request_id);
-        let (code, reason) = (failure.code.as_str(), failure.chain());
-        let typed = Text::new(typed.as_bytes());
-        tracing::info!(session = ?subject.reference, target = ?typed, operator = subject.operator.as_deref(), code, reason, "session refused");
-        let event = match refused.denied {
-            Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
-            None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
-        };
-        if let Err(error) = self.runner.audit.record(&subject, event).await {
-            tracing::error!(%error, "a refusal could not be written to the audit");
-        }
-    }
-
-    async fn flush(&self, trail: Trail) -> Result<(), Failure> {
-        for (subject, event) in trail.events.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let recorded = self.runner.audit.record(&subject, event).await;
-            recorded.map_err(|error| broken("its audit cannot be written").because(error))?;
-        }
-        Ok(())
     }
 }
 
@@ -244,49 +215,10 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
 }
 
-fn out_of_time(asker: &Asker) -> NotOpened {
+pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
     let failure = match asker.place().ahead() {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
     NotOpened::failed(failure, None)
-}
-
-/// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
-struct Trail {
-    base: Mutex<Subject>,
-    events: Mutex<Vec<(Subject, Event)>>,
-}
-
-impl Trail {
-    fn push(&self, subject: Subject, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((subject, event));
-    }
-
-    fn subject(&self, target: &Target) -> Subject {
-        let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        subject.set_target(target);
-        subject
-    }
-}
-
-impl Witness for Trail {
-    fn leased(&self, lease: &Lease, cached: bool) {
-        let mut subject = self.subject(&lease.target);
-        subject.login = Some(lease.login.as_str().into());
-        subject.request_id = Some(lease.request_id.as_str().into());
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
-        if !cached {
-            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
-        }
-    }
-
-    fn host_key_pinned(&self, target: &Target, fingerprint: &str) {
-        self.push(self.subject(target), Event::HostKeyPinned { fingerprint: fingerprint.into() });
-    }
-
-    fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
-        self.push(self.subject(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
-    }
 }

@@ -49,6 +49,9 @@ const GLOBALS: [&[u8]; 6] = [
     b"",
 ];
 
+/// A refusal is told on each terminal there can be, and once beside them.
+const MAX_WORDS: usize = 10;
+
 fn grant(script: &mut Script<'_>) -> Option<Grant> {
     let (bits, more, no_pty) = (script.u8(), script.u8(), script.u8() & 1 == 1);
     let bits = u16::from_be_bytes([more, bits]);
@@ -133,7 +136,7 @@ fn is_allowed(grant: &Grant, direction: Direction, message: &[u8]) -> bool {
     let needed = match (number, name) {
         (msg::CHANNEL_OPEN, b"direct-tcpip" | b"direct-streamlocal@openssh.com") => Capability::ForwardLocal,
         (msg::CHANNEL_OPEN, b"session" | b"") => return true,
-        (msg::CHANNEL_OPEN, other) => return other.starts_with(b"!"),
+        (msg::CHANNEL_OPEN, other) => return other.starts_with(b"!") || grant.allows(Capability::Any),
         (msg::CHANNEL_REQUEST, b"shell") => Capability::Shell,
         (msg::CHANNEL_REQUEST, b"exec") => Capability::Exec,
         (msg::CHANNEL_REQUEST, b"subsystem") => match (reader.u8(), reader.string()) {
@@ -149,8 +152,23 @@ fn is_allowed(grant: &Grant, direction: Direction, message: &[u8]) -> bool {
     grant.allows(needed)
 }
 
-/// Any messages in both directions: one that passes is as it came but for one byte that became `!`; nothing passes that the grant does
-/// not allow; the tap's tables name only channels that are there, and each message tells the audit little.
+/// Where a message may be changed on its way: the first letter of a name that is refused; what the instance learns of a window; the bytes
+/// of a forward in which SSH is not allowed.
+fn may_change(grant: &Grant, direction: Direction, came: &[u8], at: usize, became: u8) -> bool {
+    let number = came.first().copied().unwrap_or_default();
+    let window = match (number, direction) {
+        (msg::CHANNEL_OPEN, Direction::Up) if came.get(5..12) == Some(b"session") => 16..20,
+        (msg::CHANNEL_WINDOW_ADJUST, Direction::Up) => 5..9,
+        _ => 0..0,
+    };
+    match number {
+        msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA => at >= 9 && !grant.allows(Capability::NestedSsh),
+        _ => window.contains(&at) || (became == b'!' && at >= 5),
+    }
+}
+
+/// Any messages in both directions: one that passes is as it came but where [`may_change`] says; nothing passes that the grant does not
+/// allow; the tables name only channels that are there, and each message tells the audit and the operator little.
 pub fn splice(data: &[u8]) {
     let mut script = Script::new(data);
     let Some(granted) = grant(&mut script) else { return };
@@ -162,18 +180,23 @@ pub fn splice(data: &[u8]) {
         let mut message = came.clone();
         let verdict = gate.judge(direction, &mut message);
         let changed: Vec<usize> = (0..came.len()).filter(|at| came[*at] != message[*at]).collect();
-        assert!(message.len() == came.len() && changed.len() <= 1);
-        assert!(changed.iter().all(|at| message[*at] == b'!' && *at >= 5));
+        assert!(message.len() == came.len());
+        assert!(changed.iter().all(|at| may_change(&granted, direction, &came, *at, message[*at])));
         let refusal = match &verdict {
             Verdict::Drop => {
                 assert!(changed.is_empty() && message[0] <= msg::GLOBAL_REQUEST);
                 continue;
             }
-            Verdict::Refused(refusal) => Some(refusal),
-            Verdict::Pass => {
-                assert!(changed.is_empty() || (direction == Direction::Down && message[0] == msg::GLOBAL_REQUEST));
+            Verdict::Misbehaved(_) => {
+                assert!(direction == Direction::Down && message[0] == msg::CHANNEL_OPEN_CONFIRMATION);
+                break;
+            }
+            Verdict::Replaced(instead) => {
+                assert!(changed.is_empty() && message[0] == msg::CHANNEL_OPEN_FAILURE && instead[..5] == message[..5]);
                 None
             }
+            Verdict::Refused(refusal) => Some(refusal),
+            Verdict::Pass | Verdict::Marked(_) => None,
         };
         assert!(message.first().is_none_or(|number| *number >= msg::FIRST_CONNECTION));
         assert!(is_allowed(&granted, direction, &message));
@@ -181,6 +204,7 @@ pub fn splice(data: &[u8]) {
         if tap.observe(direction, &message, refusal).is_err() {
             break;
         }
+        assert!(gate.words().count() <= MAX_WORDS && gate.is_bounded());
         assert!(tap.is_bounded() && tap.events.len() <= 2);
         for event in tap.events.drain(..) {
             let line = serde_json::to_string(&event).unwrap();

@@ -1,31 +1,54 @@
 use super::Direction;
-use crate::access::{Capabilities, Capability, Grant};
+use super::channels::Channels;
+use super::nested::Nested;
+use super::notice::Notices;
+use super::tap::destination;
+use crate::access::{Capability, Grant};
+use crate::audit::{Event, Text};
 use crate::transport::msg;
-use crate::transport::wire::Reader;
+use crate::transport::wire::{Reader, put_string, put_u32};
+
+/// RFC 4254, 5.1.
+const ADMINISTRATIVELY_PROHIBITED: u32 = 1;
 
 /// What happens to a message.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Verdict {
     Pass,
-    /// Renamed in place by the gate: it passes, and the peer refuses it. With why.
+    /// Made harmless in place by the gate: it passes, and the peer refuses it. With why.
     Refused(Refusal),
+    /// It passes, and the audit should know.
+    Marked(Event),
+    /// This goes in its place.
+    Replaced(Vec<u8>),
     /// Not for the other side.
     Drop,
+    /// Its sender does what no peer does.
+    Misbehaved(&'static str),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// What was asked for, by its protocol name.
     pub kind: String,
+    /// Where it was to go, where the message itself does not say.
+    pub what: Option<Text>,
     pub reason: &'static str,
 }
 
 /// Holds a session to its grant.
 ///
-/// Its only state is what the operator's side has asked for, so that an instance can open nothing unasked.
+/// Its state is what the operator's side has asked for, so that an instance can open nothing unasked; which opens it refused, so that the
+/// failure tells why; and what [`Nested`] and [`Notices`] keep.
 pub struct Gate {
     grant: Grant,
     asked: Asked,
+    /// Channel opens that were refused and not answered yet, and why.
+    refused: Channels<&'static str>,
+    nested: Nested,
+    notices: Notices,
+    /// What is to be sent to the operator's side now.
+    words: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -41,7 +64,14 @@ type Permission = Result<(), &'static str>;
 
 impl Gate {
     pub fn new(grant: Grant) -> Self {
-        Self { grant, asked: Asked::default() }
+        Self {
+            grant,
+            asked: Asked::default(),
+            refused: Channels::default(),
+            nested: Nested::default(),
+            notices: Notices::default(),
+            words: Vec::new(),
+        }
     }
 
     /// Holds the session to another grant from now on.
@@ -49,23 +79,74 @@ impl Gate {
         self.grant = grant;
     }
 
-    /// What the operator's side has asked for without a channel of its own.
-    pub fn in_use(&self) -> Capabilities {
+    /// Whether the grant allows what the operator's side has asked for without a channel of its own.
+    pub fn fits(&self, grant: &Grant) -> bool {
         let Asked { tcpip_forward, streamlocal_forward, agent, x11 } = self.asked;
         let asked = [(Capability::ForwardRemote, tcpip_forward || streamlocal_forward), (Capability::Agent, agent), (Capability::X11, x11)];
-        asked.into_iter().filter_map(|(capability, asked)| asked.then_some(capability)).collect()
+        asked.into_iter().all(|(capability, asked)| !asked || grant.allows(capability))
     }
 
-    /// Judges a message on its way and renames it in place when it is refused.
+    /// Judges a message on its way, and changes it in place where it must not pass as it is.
     pub fn judge(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
-        // Everything that carries bulk or only closes passes without a look.
+        let verdict = match message.first().copied() {
+            // What carries bulk passes without a look, but for the beginnings of forwards.
+            Some(msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA) => {
+                let verdict = self.nested.data(direction, message, self.grant.allows(Capability::NestedSsh));
+                if let Verdict::Refused(refusal) = &verdict {
+                    self.notice(&format!("ssh-broker: {}", refusal.reason));
+                    self.debug(refusal.reason);
+                }
+                return verdict;
+            }
+            // Authentication is over: what still speaks of it ends here (RFC 4252, 5.3).
+            Some(number) if number < msg::FIRST_CONNECTION => return Verdict::Drop,
+            Some(msg::CHANNEL_OPEN_CONFIRMATION | msg::CHANNEL_OPEN_FAILURE) if direction == Direction::Down => self.answered(message),
+            Some(_) => self.permit(direction, message),
+            None => return Verdict::Pass,
+        };
+        self.nested.follow(direction, message);
+        self.notices.pass(direction, message);
+        self.words.append(&mut self.notices.ready);
+        if let Verdict::Refused(refusal) = &verdict {
+            self.debug(refusal.reason);
+        }
+        verdict
+    }
+
+    /// Says something on every terminal that runs.
+    pub(super) fn notice(&mut self, text: &str) {
+        self.notices.say(text);
+        self.words.append(&mut self.notices.ready);
+    }
+
+    pub(super) fn has_words(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// Messages for the operator's side: they are to be sent before anything else passes.
+    pub(super) fn words(&mut self) -> impl Iterator<Item = Vec<u8>> {
+        self.words.drain(..)
+    }
+
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn is_bounded(&mut self) -> bool {
+        self.refused.is_bounded() && self.nested.is_bounded() && self.notices.is_bounded()
+    }
+
+    /// Says why in a message that concerns no channel (RFC 4253, 11.3); `ssh -v` shows it.
+    fn debug(&mut self, reason: &str) {
+        let mut message = vec![msg::DEBUG, 1];
+        put_string(&mut message, format!("ssh-broker: {reason}").as_bytes());
+        put_string(&mut message, b"");
+        self.words.push(message);
+    }
+
+    fn permit(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
         let permission = match (message.first().copied(), direction) {
-            (Some(msg::CHANNEL_OPEN), _) => named(message, 1).map(|(at, name)| (at, self.open(direction, name))),
+            (Some(msg::CHANNEL_OPEN), _) => named(message, 1).map(|(at, name)| (at, self.open(direction, message, name))),
             (Some(msg::CHANNEL_REQUEST), Direction::Up) => named(message, 5).map(|(at, name)| (at, self.channel_request(message, name))),
             (Some(msg::GLOBAL_REQUEST), Direction::Up) => named(message, 1).map(|(at, name)| (at, self.global_request(name))),
             (Some(msg::GLOBAL_REQUEST), Direction::Down) => return global_request_down(message),
-            // Authentication is over: what still speaks of it ends here (RFC 4252, 5.3).
-            (Some(number), _) if number < msg::FIRST_CONNECTION => return Verdict::Drop,
             _ => return Verdict::Pass,
         };
         match permission {
@@ -74,11 +155,27 @@ impl Gate {
                 if let Some(first) = message.get_mut(at) {
                     *first = b'!';
                 }
-                Verdict::Refused(Refusal { kind, reason })
+                Verdict::Refused(Refusal { kind, what: None, reason })
             }
             // A message too short for its name is the peer's to refuse.
             Some((_, Ok(()))) | None => Verdict::Pass,
         }
+    }
+
+    /// The instance's answer to a channel open: the failure of one that was refused here tells the operator's client why.
+    fn answered(&mut self, message: &[u8]) -> Verdict {
+        let mut reader = Reader::new(message);
+        let (Ok(number), Ok(operators)) = (reader.u8(), reader.u32()) else { return Verdict::Pass };
+        let Some(reason) = self.refused.forget(operators) else { return Verdict::Pass };
+        if number == msg::CHANNEL_OPEN_CONFIRMATION {
+            return Verdict::Misbehaved("the instance opened a channel of a type that nobody knows");
+        }
+        let mut failure = vec![msg::CHANNEL_OPEN_FAILURE];
+        put_u32(&mut failure, operators);
+        put_u32(&mut failure, ADMINISTRATIVELY_PROHIBITED);
+        put_string(&mut failure, format!("ssh-broker: {reason}").as_bytes());
+        put_string(&mut failure, b"");
+        Verdict::Replaced(failure)
     }
 
     fn needs(&self, capability: Capability) -> Permission {
@@ -94,20 +191,51 @@ impl Gate {
             Capability::Agent => "the grant does not allow agent",
             Capability::X11 => "the grant does not allow x11",
             Capability::NestedSsh => "the grant does not allow nested-ssh",
-            Capability::Any => "no grant allows this channel type",
+            Capability::Any => "the grant does not allow channels of this type",
         })
     }
 
-    fn open(&self, direction: Direction, kind: &[u8]) -> Permission {
+    fn open(&mut self, direction: Direction, message: &[u8], kind: &[u8]) -> Permission {
+        let permission = self.may_open(direction, message, kind);
+        if let (Direction::Up, Some(sender)) = (direction, sender(message)) {
+            self.refused.forget(sender);
+            self.nested.forget(sender);
+            match (permission, kind) {
+                (Err(reason), _) => self.refused.insert(sender, reason),
+                (Ok(()), b"direct-tcpip" | b"direct-streamlocal@openssh.com") => self.nested.watch(sender, destination_of(message)),
+                (Ok(()), _) => {}
+            }
+        }
+        permission
+    }
+
+    fn may_open(&self, direction: Direction, message: &[u8], kind: &[u8]) -> Permission {
         let asked = |asked: bool| if asked { Ok(()) } else { Err("the operator's side did not ask for it") };
         match (direction, kind) {
             (Direction::Up, b"session") => Ok(()),
-            (Direction::Up, b"direct-tcpip" | b"direct-streamlocal@openssh.com") => self.needs(Capability::ForwardLocal),
+            (Direction::Up, b"direct-tcpip" | b"direct-streamlocal@openssh.com") => {
+                self.needs(Capability::ForwardLocal)?;
+                if self.goes_where_it_may(message, kind) { Ok(()) } else { Err("the grant does not allow forward-local to there") }
+            }
             (Direction::Down, b"forwarded-tcpip") => asked(self.asked.tcpip_forward),
             (Direction::Down, b"forwarded-streamlocal@openssh.com") => asked(self.asked.streamlocal_forward),
             (Direction::Down, b"auth-agent@openssh.com") => asked(self.asked.agent),
             (Direction::Down, b"x11") => asked(self.asked.x11),
-            _ => Err("no grant allows this channel type"),
+            // What only one side may open, or only with the other's asking, is known: `any` is for what is not.
+            (Direction::Down, b"session" | b"direct-tcpip" | b"direct-streamlocal@openssh.com") => {
+                Err("no instance opens this channel type")
+            }
+            _ => self.needs(Capability::Any),
+        }
+    }
+
+    fn goes_where_it_may(&self, message: &[u8], kind: &[u8]) -> bool {
+        let mut reader = Reader::new(message.get(1 + 4 + kind.len() + 12..).unwrap_or_default());
+        match (kind, reader.text(), reader.u32()) {
+            (b"direct-tcpip", Ok(host), Ok(port)) => self.grant.allows_destination(host, port),
+            (b"direct-streamlocal@openssh.com", Ok(path), _) => self.grant.allows_path(path),
+            // What cannot be read goes nowhere; a grant without a list leaves it to the instance to say so.
+            _ => self.grant.allows_destination("", 0) && self.grant.allows_path(""),
         }
     }
 
@@ -119,16 +247,21 @@ impl Gate {
             b"subsystem" => self.needs(Capability::Exec),
             b"pty-req" if !self.grant.allows_pty() => Err("the operator's key does not allow a pty"),
             b"auth-agent-req@openssh.com" => {
-                self.needs(Capability::Agent)?;
-                self.asked.agent = true;
-                Ok(())
+                self.asked.agent |= self.grant.allows(Capability::Agent);
+                self.needs(Capability::Agent).inspect_err(|reason| self.explain(message, reason))
             }
             b"x11-req" => {
-                self.needs(Capability::X11)?;
-                self.asked.x11 = true;
-                Ok(())
+                self.asked.x11 |= self.grant.allows(Capability::X11);
+                self.needs(Capability::X11).inspect_err(|reason| self.explain(message, reason))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A session goes on without what was asked for, and clients say nothing or little of it: its terminal, if it gets one, tells why.
+    fn explain(&mut self, message: &[u8], reason: &str) {
+        if let Ok(instances) = Reader::new(message.get(1..).unwrap_or_default()).u32() {
+            self.notices.explain(instances, format!("ssh-broker: {reason}"));
         }
     }
 
@@ -163,6 +296,21 @@ fn named(message: &[u8], at: usize) -> Option<(usize, &[u8])> {
     (!name.is_empty()).then_some((at + 4, name))
 }
 
+/// The sender's number in a CHANNEL_OPEN.
+fn sender(message: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(message.get(1..)?);
+    reader.string().ok()?;
+    reader.u32().ok()
+}
+
+/// Where a CHANNEL_OPEN goes.
+fn destination_of(message: &[u8]) -> Option<Text> {
+    let mut reader = Reader::new(message.get(1..)?);
+    let kind = reader.string().ok()?;
+    reader.bytes::<12>().ok()?;
+    destination(kind, reader)
+}
+
 /// The name in a `subsystem` request (RFC 4254, 6.5).
 fn subsystem(message: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader::new(message.get(5..)?);
@@ -175,13 +323,17 @@ fn subsystem(message: &[u8]) -> Option<&[u8]> {
 pub(super) mod tests {
     use super::*;
     use crate::access::{
-        FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target, TargetPattern,
+        Capabilities, Destination, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target,
+        TargetPattern,
     };
     use crate::transport::wire::{put_string, put_u32};
 
     pub(in crate::splice) fn grant(allow: &[Capability]) -> Grant {
         let allow = allow.iter().copied().collect::<Capabilities>();
-        let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow);
+        decide(GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow))
+    }
+
+    fn decide(rule: GrantRule) -> Grant {
         let operator = Operator {
             name: OperatorName::parse("alice").unwrap(),
             key: "SHA256:x".into(),
@@ -220,6 +372,7 @@ pub(super) mod tests {
         let verdict = gate.judge(direction, &mut judged);
         let renamed = judged != message;
         assert_eq!(matches!(verdict, Verdict::Refused(_)), renamed);
+        assert_eq!(gate.words().count(), usize::from(renamed));
         if renamed {
             let changed: Vec<_> = judged.iter().zip(message).filter(|(a, b)| a != b).collect();
             assert_eq!((changed.len(), *changed[0].0), (1, b'!'));
@@ -247,9 +400,96 @@ pub(super) mod tests {
             for (needed, ask) in &asks {
                 assert_eq!(passes(&mut gate, Direction::Up, ask), *needed == capability, "{needed:?} under {capability:?}");
             }
-            assert!(!passes(&mut gate, Direction::Up, &open("tun@openssh.com")));
+            assert_eq!(passes(&mut gate, Direction::Up, &open("tun@openssh.com")), capability == Any);
+            assert_eq!(passes(&mut gate, Direction::Down, &open("new@example.com")), capability == Any);
+            assert!(!passes(&mut gate, Direction::Down, &open("direct-tcpip")));
             assert!(passes(&mut gate, Direction::Up, &open("session")));
             assert!(passes(&mut gate, Direction::Up, &request("window-change", b"")));
+        }
+    }
+
+    fn to(host: &str, port: u32) -> Vec<u8> {
+        let mut message = vec![msg::CHANNEL_OPEN];
+        put_string(&mut message, b"direct-tcpip");
+        message.extend_from_slice(&[0; 12]);
+        put_string(&mut message, host.as_bytes());
+        put_u32(&mut message, port);
+        put_string(&mut message, b"127.0.0.1");
+        put_u32(&mut message, 1);
+        message
+    }
+
+    fn to_socket(path: &str) -> Vec<u8> {
+        let mut message = vec![msg::CHANNEL_OPEN];
+        put_string(&mut message, b"direct-streamlocal@openssh.com");
+        message.extend_from_slice(&[0; 12]);
+        put_string(&mut message, path.as_bytes());
+        put_string(&mut message, b"");
+        put_u32(&mut message, 0);
+        message
+    }
+
+    #[test]
+    fn forwards_go_where_the_grant_says_and_nowhere_else() {
+        let allow = [Capability::ForwardLocal].into_iter().collect();
+        let mut rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow);
+        let some = ["10.0.0.0/8:*", "localhost:8000-8100", "/run/*.sock"].map(|text| Destination::parse(text).unwrap());
+        rule.forward_to = Some(some.to_vec());
+        let mut gate = Gate::new(decide(rule));
+        for (open, permitted) in [
+            (to("10.1.2.3", 22), true),
+            (to("localhost", 8000), true),
+            (to("localhost", 8101), false),
+            (to("11.1.2.3", 22), false),
+            (to_socket("/run/x.sock"), true),
+            (to_socket("/run/../x.sock"), false),
+            (open("direct-tcpip"), false),
+            (open("direct-streamlocal@openssh.com"), false),
+        ] {
+            assert_eq!(passes(&mut gate, Direction::Up, &open), permitted, "{}", String::from_utf8_lossy(&open));
+        }
+    }
+
+    #[test]
+    fn the_failure_of_a_refused_open_tells_why_and_no_other_does() {
+        let mut gate = Gate::new(grant(&[]));
+        let mut failure = vec![msg::CHANNEL_OPEN_FAILURE];
+        [0, 3].into_iter().for_each(|field| put_u32(&mut failure, field));
+        put_string(&mut failure, b"open failed");
+        assert_eq!(gate.judge(Direction::Down, &mut failure.clone()), Verdict::Pass);
+        assert!(!passes(&mut gate, Direction::Up, &open("direct-tcpip")));
+        let Verdict::Replaced(told) = gate.judge(Direction::Down, &mut failure.clone()) else { panic!("not told") };
+        let mut expected = vec![msg::CHANNEL_OPEN_FAILURE, 0, 0, 0, 0, 0, 0, 0, 1];
+        put_string(&mut expected, b"ssh-broker: the grant does not allow forward-local");
+        put_string(&mut expected, b"");
+        assert_eq!(told, expected);
+        assert_eq!(gate.judge(Direction::Down, &mut failure), Verdict::Pass);
+        // An instance that knows the name with the mark in it is up to no good.
+        assert!(!passes(&mut gate, Direction::Up, &open("direct-tcpip")));
+        let mut confirmation = vec![msg::CHANNEL_OPEN_CONFIRMATION];
+        confirmation.extend_from_slice(&[0; 16]);
+        assert!(matches!(gate.judge(Direction::Down, &mut confirmation), Verdict::Misbehaved(_)));
+    }
+
+    #[test]
+    fn ssh_inside_of_a_forward_needs_its_own_capability() {
+        use Capability::{ForwardLocal, NestedSsh};
+        for allow in [&[ForwardLocal][..], &[ForwardLocal, NestedSsh]] {
+            let mut gate = Gate::new(grant(allow));
+            assert!(passes(&mut gate, Direction::Up, &to("10.0.0.5", 22)));
+            let mut confirmation = vec![msg::CHANNEL_OPEN_CONFIRMATION, 0, 0, 0, 0, 0, 0, 0, 9];
+            confirmation.extend_from_slice(&[0; 8]);
+            assert_eq!(gate.judge(Direction::Down, &mut confirmation), Verdict::Pass);
+            let mut data = vec![msg::CHANNEL_DATA, 0, 0, 0, 0];
+            put_string(&mut data, b"SSH-2.0-OpenSSH_9.2\r\n");
+            match gate.judge(Direction::Down, &mut data) {
+                Verdict::Refused(refusal) if allow.len() == 1 => {
+                    assert_eq!((refusal.kind.as_str(), refusal.what), ("nested-ssh", Some("10.0.0.5:22".into())));
+                    assert_eq!(gate.words().count(), 1);
+                }
+                Verdict::Marked(_) if allow.len() == 2 => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -6,6 +8,11 @@ use futures_util::task::AtomicWaker;
 
 use crate::access::Grant;
 
+/// Notices that wait for a session to run again; more at once are dropped.
+const MAX_NOTICES: usize = 8;
+/// Characters of a notice.
+const MAX_NOTICE: usize = 200;
+
 /// Reaches a running session from outside. Clones reach the same session.
 #[derive(Clone, Default)]
 pub struct Orders(Arc<Shared>);
@@ -13,16 +20,22 @@ pub struct Orders(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     waker: AtomicWaker,
-    farewell: Mutex<Option<Farewell>>,
-    regrant: Mutex<Option<Regrant>>,
+    given: Mutex<Given>,
     asked: AtomicU64,
     answered: AtomicU64,
 }
 
+#[derive(Default)]
+struct Given {
+    farewell: Option<Farewell>,
+    notices: VecDeque<String>,
+    regrant: Option<Regrant>,
+}
+
 /// A grant in place of the one that the session began with, and what is said when something that it lacks is in use.
-pub(super) struct Regrant {
-    pub(super) grant: Grant,
-    pub(super) farewell: Farewell,
+pub(crate) struct Regrant {
+    pub(crate) grant: Grant,
+    pub(crate) farewell: Farewell,
 }
 
 /// Why the broker ends a session that both sides would have gone on with.
@@ -37,13 +50,13 @@ pub struct Farewell {
 impl Orders {
     /// The first farewell counts; the session ends as soon as it runs again.
     pub fn end(&self, farewell: Farewell) {
-        self.0.farewell.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(farewell);
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.get_or_insert(farewell);
         self.0.waker.wake();
     }
 
     /// From now on the session is held to this grant; it ends with the farewell when it uses what the grant lacks.
     pub fn regrant(&self, grant: Grant, farewell: Farewell) {
-        *self.0.regrant.lock().unwrap_or_else(PoisonError::into_inner) = Some(Regrant { grant, farewell });
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant = Some(Regrant { grant, farewell });
         self.0.waker.wake();
     }
 
@@ -59,17 +72,41 @@ impl Orders {
     }
 
     /// For the session: the grant that came, once.
-    pub(super) fn take_regrant(&self) -> Option<Regrant> {
-        self.0.regrant.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub(crate) fn take_regrant(&self) -> Option<Regrant> {
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant.take()
+    }
+
+    /// Shows a line to the operator on every terminal of the session, and nowhere else. It is for information: a session without a
+    /// terminal, or one whose operator takes nothing, shows none.
+    pub fn notice(&self, text: &str) {
+        let line: String = text.chars().filter(|c| !c.is_control()).take(MAX_NOTICE).collect();
+        {
+            let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
+            if given.notices.len() >= MAX_NOTICES {
+                return;
+            }
+            given.notices.push_back(line);
+        }
+        self.0.waker.wake();
+    }
+
+    /// For what is not spliced: waits for the end.
+    pub async fn ended(&self) -> Farewell {
+        poll_fn(|cx| self.poll(cx)).await
     }
 
     /// For the session: its farewell, once there is one.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
         self.0.waker.register(cx.waker());
         self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
-        match self.0.farewell.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        match self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.clone() {
             Some(farewell) => Poll::Ready(farewell),
             None => Poll::Pending,
         }
+    }
+
+    /// For the session: what is to be shown.
+    pub(crate) fn notices(&self) -> VecDeque<String> {
+        std::mem::take(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner).notices)
     }
 }

@@ -10,7 +10,7 @@ use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::orders::{Farewell, Orders, Regrant};
 use super::tap::Tap;
-use crate::access::{Capability, Grant};
+use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
 
@@ -189,7 +189,11 @@ where
         if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
             self.regrant(grant, farewell)?;
         }
-        let Self { downstream, upstream, gate, tap, .. } = self;
+        let Self { downstream, upstream, gate, tap, orders, .. } = self;
+        for text in orders.notices() {
+            gate.notice(&text);
+            say(gate, &mut downstream.leg)?;
+        }
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
         // Behind the messages: events that stay are then those for which the audit has our waker.
@@ -222,14 +226,11 @@ where
     }
 
     fn regrant(&mut self, grant: Grant, farewell: Farewell) -> Result<(), End> {
-        let in_use = self.gate.in_use().union(self.tap.in_use());
-        match Capability::ALL.into_iter().any(|capability| in_use.contains(capability) && !grant.allows(capability)) {
-            true => Err(End::Broker(farewell)),
-            false => {
-                self.gate.regrant(grant);
-                Ok(())
-            }
+        if !self.gate.fits(&grant) || !self.tap.fits(&grant) {
+            return Err(End::Broker(farewell));
         }
+        self.gate.regrant(grant);
+        Ok(())
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -304,21 +305,44 @@ fn move_messages<A, B>(
             Received::Transport => {}
             Received::Message { start, len } => {
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let verdict = gate.judge(direction, message);
-                let refusal = match &verdict {
-                    Verdict::Refused(refusal) => Some(refusal),
-                    Verdict::Pass | Verdict::Drop => None,
-                };
-                if verdict == Verdict::Drop {
-                    to.leg.outgoing().truncate(start);
-                    continue;
+                match gate.judge(direction, message) {
+                    Verdict::Pass => tap.observe(direction, message, None).map_err(from_end)?,
+                    Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,
+                    Verdict::Marked(event) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        tap.events.push_back(event);
+                    }
+                    Verdict::Replaced(instead) => {
+                        tap.observe(direction, message, None).map_err(from_end)?;
+                        to.leg.outgoing().truncate(start);
+                        to.leg.send(&instead).map_err(to_end)?;
+                        continue;
+                    }
+                    Verdict::Drop => {
+                        to.leg.outgoing().truncate(start);
+                        continue;
+                    }
+                    Verdict::Misbehaved(what) => return Err(from_end(TransportError::Misbehaved(what))),
                 }
-                tap.observe(direction, message, refusal).map_err(from_end)?;
                 to.leg.forward(start, len).map_err(to_end)?;
+                if gate.has_words() {
+                    let operators = if direction == Direction::Up { &mut from.leg } else { &mut to.leg };
+                    say(gate, operators)?;
+                }
             }
         }
     }
     Ok(Moved::Blocked)
+}
+
+/// Sends the operator what the gate has to say, before anything else passes. To one that takes nothing, nothing is said.
+fn say(gate: &mut Gate, operators: &mut Leg) -> Result<(), End> {
+    for message in gate.words() {
+        if operators.waiting() < HIGH_WATER {
+            operators.send(&message).map_err(End::Operator)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether bytes came. A side that has closed is an end.
@@ -338,6 +362,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
+    use crate::access::Capability;
     use crate::splice::gate::tests::{grant, open, request};
     use crate::transport::{HostIdentity, Preferences};
 

@@ -2,7 +2,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
 use super::gate::Refusal;
-use crate::access::{Capabilities, Capability};
+use crate::access::{Capability, Grant};
 use crate::audit::{Event, Text};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
@@ -46,6 +46,20 @@ struct Channel {
     closed: (bool, bool),
 }
 
+impl Channel {
+    fn fits(&self, grant: &Grant) -> bool {
+        let goes_there = match (self.kind.as_str(), self.what.as_ref().map(Text::as_str)) {
+            ("direct-tcpip", Some(what)) => what.rsplit_once(':').is_none_or(|(host, port)| {
+                let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                grant.allows_destination(host, port.parse().unwrap_or_default())
+            }),
+            ("direct-streamlocal@openssh.com", Some(path)) => grant.allows_path(path),
+            _ => true,
+        };
+        goes_there && self.uses.is_none_or(|capability| grant.allows(capability))
+    }
+}
+
 /// What a channel of this type stands for by its type alone; what runs in a session channel is asked for later.
 fn carried_by(kind: &[u8]) -> Option<Capability> {
     match kind {
@@ -53,7 +67,8 @@ fn carried_by(kind: &[u8]) -> Option<Capability> {
         b"forwarded-tcpip" | b"forwarded-streamlocal@openssh.com" => Some(Capability::ForwardRemote),
         b"auth-agent@openssh.com" => Some(Capability::Agent),
         b"x11" => Some(Capability::X11),
-        _ => None,
+        b"session" => None,
+        _ => Some(Capability::Any),
     }
 }
 
@@ -72,16 +87,17 @@ impl Tap {
             _ => {}
         }
         if let Some(refusal) = refusal {
-            let what = if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) };
+            let what =
+                refusal.what.clone().or_else(|| if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) });
             let kind = Text::new(refusal.kind.as_bytes());
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
         Ok(())
     }
 
-    /// What the open channels use.
-    pub fn in_use(&self) -> Capabilities {
-        self.channels.values().filter_map(|channel| channel.uses).collect()
+    /// Whether the grant allows what the open channels carry.
+    pub fn fits(&self, grant: &Grant) -> bool {
+        self.channels.values().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
     }
 
     /// The channel that a message's recipient number names, by the operator's number.
@@ -279,7 +295,7 @@ fn opened(channel: &Channel, kind: Text, what: Option<Text>) -> Event {
 }
 
 /// Where a channel goes, from the fields behind its open (RFC 4254, 7.2; OpenSSH's PROTOCOL, 2.4).
-fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
+pub(super) fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
     match kind {
         b"direct-tcpip" | b"forwarded-tcpip" => {
             let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
@@ -387,7 +403,7 @@ mod tests {
         tap.observe(Direction::Down, &failure, None).unwrap();
         tap.observe(Direction::Up, &open("direct-tcpip", 0, &to), None).unwrap();
         tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, 4, 1, 1]), None).unwrap();
-        let refusal = Refusal { kind: "direct-tcpip".to_owned(), reason: "the grant does not allow forward-local" };
+        let refusal = Refusal { kind: "direct-tcpip".to_owned(), what: None, reason: "the grant does not allow forward-local" };
         tap.observe(Direction::Up, &open("!irect-tcpip", 1, &to), Some(&refusal)).unwrap();
         tap.end();
         let lines = told(&mut tap);

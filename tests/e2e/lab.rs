@@ -114,7 +114,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             instances: vec![Sshd::new("ins-a", "127.0.0.1")],
-            allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11""#,
+            allow: r#""shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11", "nested-ssh""#,
             mode: Mode::AllActions,
             extra: String::new(),
             listen: String::new(),

@@ -9,6 +9,7 @@ mod clients;
 mod cloud;
 mod failures;
 mod gate;
+mod grants;
 mod hostile;
 mod lab;
 mod service;

@@ -1,3 +1,4 @@
+mod list;
 mod resolve;
 
 use std::collections::BTreeMap;

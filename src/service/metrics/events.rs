@@ -26,7 +26,7 @@ pub(super) fn begin() {
     }
     counter!(names::CRASHES).absolute(0);
     counter!(names::OPENINGS, "code" => "ok").absolute(0);
-    for by in ["operator", "instance", "broker", "audit"] {
+    for by in ["operator", "instance", "broker", "audit", "both"] {
         counter!(names::CLOSED, "by" => by).absolute(0);
     }
     for direction in ["up", "down"] {
@@ -58,7 +58,7 @@ pub(super) fn count(event: &Event) {
         Event::HostKeyMismatch { .. } => counter!(names::HOST_KEYS, "verdict" => "mismatch").increment(1),
         Event::SessionOpened { downstream, upstream, resolve_ms, quota_ms, api_ms, connect_ms, kex_ms, auth_ms, total_ms, .. } => {
             counter!(names::OPENINGS, "code" => "ok").increment(1);
-            let phases = [
+            observe([
                 ("resolve", resolve_ms),
                 ("quota", quota_ms),
                 ("api", api_ms),
@@ -66,10 +66,7 @@ pub(super) fn count(event: &Event) {
                 ("kex", kex_ms),
                 ("auth", auth_ms),
                 ("total", total_ms),
-            ];
-            for (phase, ms) in phases {
-                histogram!(names::PHASE, "phase" => phase).record(ms / 1000.0);
-            }
+            ]);
             count_weak("downstream", downstream.as_str());
             count_weak("upstream", upstream.as_str());
         }
@@ -78,15 +75,29 @@ pub(super) fn count(event: &Event) {
             counter!(names::CHANNELS, "kind" => kind).increment(1);
         }
         Event::ChannelRefused { by, .. } => counter!(names::REFUSALS, "by" => *by).increment(1),
-        Event::SessionClosed { reason, bytes_down, bytes_up, duration_s } => {
+        Event::ForwardOpened { resolve_ms, quota_ms, api_ms, connect_ms, total_ms, .. } => {
+            counter!(names::OPENINGS, "code" => "ok").increment(1);
+            let phases = [("resolve", resolve_ms), ("quota", quota_ms), ("api", api_ms), ("connect", connect_ms), ("total", total_ms)];
+            observe(phases);
+        }
+        Event::SessionClosed { reason, bytes_down, bytes_up, duration_s }
+        | Event::ForwardClosed { reason, bytes_down, bytes_up, duration_s, .. } => {
+            // A forward that both sides have finished names neither.
             let by = ["operator", "instance", "broker", "audit"].into_iter().find(|by| reason.as_str().starts_with(&format!("{by}:")));
-            counter!(names::CLOSED, "by" => by.unwrap_or("broker")).increment(1);
+            counter!(names::CLOSED, "by" => by.unwrap_or("both")).increment(1);
             counter!(names::BYTES, "direction" => "down").increment(*bytes_down);
             counter!(names::BYTES, "direction" => "up").increment(*bytes_up);
             histogram!(names::DURATION).record(*duration_s);
         }
         // The API's own counts tell of leases, the sessions of their channels' ends.
-        Event::LeaseFetched { .. } | Event::ChannelClosed { .. } => {}
+        Event::LeaseFetched { .. } | Event::ChannelMarked { .. } | Event::ChannelClosed { .. } => {}
+    }
+}
+
+/// Of an opening that succeeded.
+fn observe<const N: usize>(phases: [(&'static str, &f64); N]) {
+    for (phase, ms) in phases {
+        histogram!(names::PHASE, "phase" => phase).record(ms / 1000.0);
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (CRASHES, Counter, "Connections that ended in a panic"),
     (OPENINGS, Counter, "Targets asked for, by code: ok, or the code that the operator read"),
     (PHASE, Histogram, "Time of each phase of an opening that became a session: resolve, quota, api, connect, kex, auth, total"),
-    (CLOSED, Counter, "Sessions that ended, by who ended them: operator, instance, broker, audit"),
+    (CLOSED, Counter, "Sessions that ended, by who ended them: operator, instance, broker, audit, both"),
     (DURATION, Histogram, "How long sessions lasted"),
     (BYTES, Counter, "Payload bytes of ended sessions, by direction: up, down"),
     (CHANNELS, Counter, "Channels opened, by kind"),

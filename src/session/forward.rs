@@ -1,0 +1,130 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::opening::out_of_time;
+use super::relay::{Broken, Relay};
+use super::trail::Trail;
+use super::{Running, SessionRunner, broken, expiry, ms, new_reference};
+use crate::access::{Code, Reference};
+use crate::audit::{Event, Subject, Text};
+use crate::broker::{Asker, NotOpened, Reached};
+use crate::door::{ByteStream, Forward, PendingChannel, Refusal};
+use crate::quick_ack::QuickAck;
+
+/// For what an operator that is gone had sent before.
+const LINGER: Duration = Duration::from_secs(5);
+const KIND: &str = "tcp";
+
+impl SessionRunner {
+    /// Raw TCP to a port of the target beside its SSH.
+    pub(super) async fn run_forward(self: Arc<Self>, forward: Forward) {
+        let mut subject = Subject::operator(&forward.operator);
+        let reference = new_reference();
+        subject.reference = Some(reference);
+        let Forward { operator, typed, name, port, channel, gone } = forward;
+        let started = Instant::now();
+        let asker = Asker::new(operator.name.clone(), started + self.config.open_deadline);
+        let trail = Trail::new(subject.clone());
+        let reached = match &name {
+            Err(failure) => Err(NotOpened::failed(failure.clone(), None)),
+            Ok(name) => {
+                let reaching = self.broker.reach(&operator, (name, port), &asker, &trail);
+                tokio::select! {
+                    reached = tokio::time::timeout_at(asker.deadline.into(), reaching) => reached.unwrap_or_else(|_| Err(out_of_time(&asker))),
+                    () = gone.cancelled() => Err(NotOpened::failed(broken("the operator's client left"), None)),
+                }
+            }
+        };
+        let reached = match trail.flush(&self.audit).await {
+            Ok(()) => reached,
+            Err(failure) => Err(NotOpened::failed(failure, None)),
+        };
+        match reached {
+            Ok(reached) => self.forward(reached, (subject, typed, port), started, channel, gone).await,
+            Err(refused) => self.refuse_forward(&subject, &typed, &refused, channel).await,
+        }
+    }
+
+    async fn refuse_forward(&self, subject: &Subject, typed: &str, refused: &NotOpened, channel: Box<dyn PendingChannel>) {
+        self.tell(subject, typed, refused).await;
+        let kind = match refused.failure.code {
+            Code::TargetRefused | Code::TargetName => Refusal::Prohibited,
+            Code::BrokerBusy | Code::BrokerDraining | Code::ApiThrottled => Refusal::Shortage,
+            _ => Refusal::ConnectFailed,
+        };
+        let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        channel.refuse(kind, refused.failure.sentence(typed, reference)).await;
+    }
+
+    async fn forward(
+        &self,
+        reached: Reached<QuickAck>,
+        (mut subject, typed, port): (Subject, String, u16),
+        started: Instant,
+        channel: Box<dyn PendingChannel>,
+        gone: CancellationToken,
+    ) {
+        let Reached { stream, grant, lease, phases } = reached;
+        subject.set_target(grant.target());
+        subject.request_id = Some(lease.request_id.as_str().into());
+        let opened = Event::ForwardOpened {
+            kind: KIND,
+            port,
+            resolve_ms: ms(phases.resolve),
+            quota_ms: ms(phases.quota),
+            api_ms: ms(phases.api),
+            connect_ms: ms(phases.connect),
+            total_ms: ms(started.elapsed()),
+        };
+        if let Err(error) = self.audit.record(&subject, opened).await {
+            let failure = broken("its audit cannot be written").because(error);
+            return self.refuse_forward(&subject, &typed, &NotOpened::failed(failure, None), channel).await;
+        }
+        tracing::info!(session = ?subject.reference, target = %grant.target(), operator = %grant.operator().name, port, "forward opened");
+        drop(lease);
+        let running = Arc::new(Running::new(subject, grant, typed, started).on_port(port));
+        let _entry = self.live.enter(running.clone());
+        let mut relay = Relay::default();
+        let reason = self.relay(&mut relay, &running, channel.accept().await, stream, &gone).await;
+        tracing::info!(session = ?running.subject.reference, reason, "forward closed");
+        let closed = Event::ForwardClosed {
+            kind: KIND,
+            port,
+            reason: Text::new(reason.as_bytes()),
+            bytes_down: relay.bytes_down(),
+            bytes_up: relay.bytes_up(),
+            duration_s: started.elapsed().as_secs_f64(),
+        };
+        if let Err(error) = self.audit.record(&running.subject, closed).await {
+            tracing::error!(%error, "the end of a forward could not be written to the audit");
+        }
+    }
+
+    /// Until both ways have ended, either side breaks, the operator is gone, or the broker ends it.
+    async fn relay(
+        &self,
+        relay: &mut Relay,
+        running: &Running,
+        mut operator: Box<dyn ByteStream>,
+        mut instance: QuickAck,
+        gone: &CancellationToken,
+    ) -> String {
+        let orders = running.orders();
+        let ended = tokio::select! {
+            ended = relay.run(&mut operator, &mut instance) => ended,
+            farewell = orders.ended() => return farewell.reason,
+            () = expiry::watch(running, self.config.clock) => return orders.ended().await.reason,
+            () = gone.cancelled() => {
+                let _ = tokio::time::timeout(LINGER, relay.finish_up(&mut operator, &mut instance)).await;
+                return "operator: closed the channel".to_owned();
+            }
+        };
+        match ended {
+            Ok(()) => "both sides ended".to_owned(),
+            Err(Broken::Operator(error)) => format!("operator: {error}"),
+            Err(Broken::Instance(error)) => format!("instance: {error}"),
+        }
+    }
+}
