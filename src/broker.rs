@@ -2,7 +2,7 @@
 //!
 //! It owns the traits it needs: [`Cloud`] is what the GSE client does, [`Leases`] the cache before it, [`Upstream`] the way to an instance.
 //!
-//! **Order of work**: resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
+//! **Order of work**: keep the start in the audit → resolve → decide → lease → dial → verify the host key → send the secret. Nothing is asked of the cloud API for a
 //! name that policy denies in every fleet.
 
 mod catalogue;
@@ -167,6 +167,8 @@ pub enum Step {
 pub trait Witness: Send + Sync {
     /// A step succeeded. With a lease that proved stale, the steps from the quota on are told again.
     fn passed(&self, _step: Step, _took: Duration) {}
+    /// The opening begins. Until this has been kept for good nothing is asked of the cloud and no lease is used.
+    fn started<'a>(&'a self, name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>>;
     fn leased(&self, lease: &Lease, cached: bool);
     fn host_key_pinned(&self, target: &Target, fingerprint: &str);
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str);
@@ -207,6 +209,13 @@ impl NotOpened {
     }
 }
 
+impl From<Failure> for NotOpened {
+    /// Something broke before the target was known.
+    fn from(failure: Failure) -> Self {
+        Self::failed(failure, None)
+    }
+}
+
 pub struct Broker<U> {
     policy: RwLock<Arc<Policy>>,
     /// Configured fleets, the candidates for an instance named without one.
@@ -229,10 +238,6 @@ impl<U: Upstream> Broker<U> {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
-    pub fn upstream(&self) -> &U {
-        &self.upstream
-    }
-
     /// Opens the upstream leg for one operator on one target. The caller bounds it by `asker.deadline`.
     pub async fn open(
         &self,
@@ -241,8 +246,11 @@ impl<U: Upstream> Broker<U> {
         asker: &Asker,
         trail: &dyn Witness,
     ) -> Result<Opened<U::Leg>, NotOpened> {
+        let policy = self.policy();
+        policy.could_reach(operator, name, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
+        trail.started(name).await?;
         let started = Instant::now();
-        let grant = self.grant(operator, name, asker).await?;
+        let grant = self.decide(&policy, operator, name, asker).await?;
         let (target, resolve) = (grant.target().clone(), started.elapsed());
         trail.passed(Step::Resolve, resolve);
 
@@ -274,8 +282,12 @@ impl<U: Upstream> Broker<U> {
     pub async fn grant(&self, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Grant, NotOpened> {
         let policy = self.policy();
         policy.could_reach(operator, name, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
-        let target = self.resolve(&policy, operator, name, asker).await?;
-        policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target.clone())))
+        self.decide(&policy, operator, name, asker).await
+    }
+
+    async fn decide(&self, policy: &Policy, operator: &Operator, name: &TargetName, asker: &Asker) -> Result<Grant, NotOpened> {
+        let target = self.resolve(policy, operator, name, asker).await?;
+        policy.decide(operator, &target, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, Some(target)))
     }
 
     /// Connects to a port of a target beside its SSH: the same order of work, but that no secret is used.
@@ -287,8 +299,9 @@ impl<U: Upstream> Broker<U> {
         trail: &dyn Witness,
     ) -> Result<Reached<U::Stream>, NotOpened> {
         let policy = self.policy();
-        let started = Instant::now();
         policy.could_reach_port(operator, name, port, SystemTime::now()).map_err(|denied| NotOpened::denied(denied, None))?;
+        trail.started(name).await?;
+        let started = Instant::now();
         let target = self.resolve(&policy, operator, name, asker).await?;
         let resolve = started.elapsed();
         let denied = |denied| NotOpened::denied(denied, Some(target.clone()));
@@ -328,8 +341,7 @@ impl<U: Upstream> Broker<U> {
         }
         let candidates: Vec<FleetId> =
             self.fleets.iter().filter(|fleet| policy.decide(operator, &target_in(fleet), now).is_ok()).cloned().collect();
-        let failed = |failure| NotOpened::failed(failure, None);
-        self.leases.locate(&name.instance, &candidates, asker).await.map_err(failed)
+        Ok(self.leases.locate(&name.instance, &candidates, asker).await?)
     }
 }
 

@@ -1,7 +1,10 @@
 //! What an operator pastes to reach instances through the broker: two blocks of `~/.ssh/config`, two lines of `~/.ssh/known_hosts`.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+
+use serde::Serialize;
 
 use crate::access::Invalid;
 use crate::keys::{KeysError, PublicKeys};
@@ -47,16 +50,24 @@ impl BrokerHost {
     }
 }
 
-/// The text to paste. The broker's own key is pinned, so that no first connection has to be trusted; whatever key an inner leg presents is
-/// vouched for by the CA, and only for names of instances: a pattern's `*` matches dots too, so `ins-*` covers `ins-….prod` and
-/// `ins-….fleet-…`. `StrictHostKeyChecking yes` makes everything else an error where ssh would ask.
-pub fn client_config(host: &BrokerHost, port: NonZeroU16, keys: &PublicKeys) -> Result<String, KeysError> {
-    let known_as = host.in_known_hosts(port);
-    let host = host.as_str();
-    let (host_key, ca_key) = (bare(&keys.host)?, bare(&keys.ca)?);
-    Ok(format!(
-        "\
-# ==== ~/.ssh/config ====
+/// The text to paste, by the file it belongs to; shown, it is one text with a heading for each.
+///
+/// The broker's own key is pinned, so that no first connection has to be trusted; whatever key an inner leg presents is vouched for by the
+/// CA, and only for names of instances: a pattern's `*` matches dots too, so `ins-*` covers `ins-….prod` and `ins-….fleet-…`.
+/// `StrictHostKeyChecking yes` makes everything else an error where ssh would ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Paste {
+    pub ssh_config: String,
+    pub known_hosts: String,
+}
+
+impl Paste {
+    pub fn new(host: &BrokerHost, port: NonZeroU16, keys: &PublicKeys) -> Result<Self, KeysError> {
+        let known_as = host.in_known_hosts(port);
+        let host = host.as_str();
+        let (host_key, ca_key) = (bare(&keys.host)?, bare(&keys.ca)?);
+        let ssh_config = format!(
+            "\
 # The broker. If your operator name is not your local user name, take the # off User.
 
 Host broker
@@ -73,14 +84,25 @@ Host ins-*
     Port 22
     StrictHostKeyChecking yes
     UpdateHostKeys no
-
-# ==== ~/.ssh/known_hosts ====
+"
+        );
+        let known_hosts = format!(
+            "\
 # The broker's own key, then the authority that vouches for instances (and for nothing else).
 
 {known_as} {host_key}
 @cert-authority ins-* {ca_key}
 "
-    ))
+        );
+        Ok(Self { ssh_config, known_hosts })
+    }
+}
+
+impl fmt::Display for Paste {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ssh_config, known_hosts } = self;
+        write!(f, "# ==== ~/.ssh/config ====\n{ssh_config}\n# ==== ~/.ssh/known_hosts ====\n{known_hosts}")
+    }
 }
 
 /// Type and key, without the comment.
@@ -103,9 +125,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Keys::load_or_create(dir.path()).unwrap();
         let keys = PublicKeys::load(dir.path()).unwrap();
-        let text = client_config(&BrokerHost::parse(host).unwrap(), port(number), &keys).unwrap();
-        let (config, known_hosts) = text.split_once("# ==== ~/.ssh/known_hosts ====\n").unwrap();
-        (config.to_owned(), known_hosts.to_owned())
+        let paste = Paste::new(&BrokerHost::parse(host).unwrap(), port(number), &keys).unwrap();
+        assert_eq!(paste.to_string().lines().filter(|line| line.starts_with("# ==== ~/.ssh/")).count(), 2);
+        (paste.ssh_config, paste.known_hosts)
     }
 
     /// What ssh makes of the configuration for one destination, `None` where there is no ssh.

@@ -10,6 +10,9 @@
 //!                           ├─ broker.open: resolve → decide → lease (cache, quota, TC3) → dial → KEX → pin → authenticate ──► sshd
 //!   inner SSH (KEX) ──────► └─ transport, server role: KEX with a host certificate; `none` succeeds when upstream is ready
 //!   everything after ◄────► splice: every message from 80 up passes verbatim; the gate may refuse one; the tap watches ◄────►
+//!
+//! operator's ssh -W/-L                 broker                                             instance
+//!   direct-tcpip ins-x:N ─► door → session::forward: resolve → decide (ports) → lease (address alone) → dial ──────────► port N
 //! ```
 //!
 //! 1. **Admission** ([`door`]): a permit before `accept`; caps in all, per source and per netblock; one wall-clock deadline over
@@ -22,23 +25,26 @@
 //! 5. **Overlap** ([`session`]): the upstream leg is opened while the operator's client is still in its key exchange with us.
 //! 6. **Inner authentication** ([`transport`]): the channel belongs to a proven operator already, so any method succeeds, once upstream is
 //!    ready. On failure the operator reads one sentence with a stable code and a reference; the log has the chain under that reference.
-//! 7. **Splice** ([`splice`]) until either leg ends; then one closing audit event.
+//! 7. **Splice** ([`splice`]) until either leg ends, the grant's hours or longest time do (warned on terminals, by [`session`]), or the
+//!    broker is told to end it; then one closing audit event.
 //!
 //! # Code map
 //!
 //! | module | is |
 //! |---|---|
-//! | [`access`] | the centre, std only: operator, target, policy → [`access::Grant`], lease, secret, failure |
+//! | [`access`] | the centre, std only: operator, target, policy with its hours, networks, destinations and ports → [`access::Grant`], lease, secret, failure |
 //! | [`broker`] | the use case, and the traits it needs |
 //! | [`gse`] | edge: the cloud API: signing, credentials, quota, retries, circuit, resolution |
 //! | [`cache`] | edge: leases and resolutions in memory, one call in flight per key |
 //! | [`door`] | edge: russh and all that stands before it; its seam is [`door::Jump`] |
 //! | [`transport`] | RFC 4253 and 4252 for the two inner legs, sans I/O, with a thin driver |
-//! | [`splice`] | pump, gate and tap |
+//! | [`splice`] | pump, gate (with nested SSH, notices) and tap |
 //! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
-//! | [`session`] | one operator on one target: the two legs side by side, then the splice |
+//! | [`session`] | one operator on one target: the two legs side by side, then the splice; raw TCP to another port; the end of either by time |
+//! | [`commands`] | what an operator says to the broker itself, as `ssh broker ls`; the door calls it through [`door::Commands`] |
 //! | [`audit`] | events as JSON lines |
 //! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
+//! | [`manual`] | manual pages and completions, for packages |
 //! | [`service`] | everything put together, and the process around it |
 //! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
 //!
@@ -47,7 +53,8 @@
 //! # Invariants
 //!
 //! - **Nothing above the transport has channel state to get wrong**: no window, no channel table, no reply queue. Channel numbers, windows,
-//!   requests and replies are the two peers' own; flow control is end to end; memory is bounded by a few packets a leg.
+//!   requests and replies are the two peers' own; flow control is end to end; memory is bounded by a few packets a leg. What the gate keeps
+//!   of channels serves only to explain, to warn, and to find nested SSH.
 //! - **No permission without a value for it**: only [`access::Policy`] makes a [`access::Grant`], and leasing and connecting take one.
 //! - **No secret without its type**: [`access::Secret`] has no `Debug`, `Display`, `Serialize` or `Clone`, and is zeroized.
 //! - **No authentication byte before trust**: an instance's host key is checked against its pin before the login begins.
@@ -66,6 +73,7 @@ pub mod audit;
 pub mod broker;
 pub mod cache;
 pub mod client_config;
+pub mod commands;
 pub mod demo;
 pub mod door;
 #[cfg(any(fuzzing, test))]
@@ -73,6 +81,7 @@ pub mod door;
 pub mod fuzzing;
 pub mod gse;
 pub mod keys;
+pub mod manual;
 pub mod pins;
 pub mod quick_ack;
 pub mod service;

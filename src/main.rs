@@ -6,10 +6,11 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use ssh_broker::client_config::{BrokerHost, client_config};
+use clap::{CommandFactory, Parser, Subcommand};
+use ssh_broker::client_config::{BrokerHost, Paste};
 use ssh_broker::demo;
 use ssh_broker::keys::PublicKeys;
+use ssh_broker::manual;
 use ssh_broker::service::{self, Invocation, Predecessor, ServiceError, Sockets, Start, harden};
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, LogFormat, Problem, Purpose, Settings};
 use tracing_subscriber::EnvFilter;
@@ -61,6 +62,12 @@ enum Command {
         #[arg(long)]
         tour: bool,
     },
+    /// Write manual pages and shell completions into a directory, for packages
+    #[command(hide = true)]
+    Generate {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(clap::Args)]
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
         Command::Serve { config, successor } => serve(config.path, successor),
         Command::Demo { command, tour } => demo(&command, tour),
         Command::Check { config } => check(&config.path),
+        Command::Generate { dir } => ended(manual::write(Arguments::command(), &dir).map(|()| ExitCode::SUCCESS)),
         Command::ClientConfig { config, host, port } => print_client_config(&config.path, &host, port),
     };
     code.unwrap_or_else(|error| {
@@ -161,7 +169,7 @@ fn print_client_config(file: &Path, host: &BrokerHost, port: Option<NonZeroU16>)
         writeln!(io::stderr(), "ssh-broker: listen.addresses names no fixed port: say with --port where operators reach the broker")?;
         return Ok(ExitCode::from(REFUSED));
     };
-    match PublicKeys::load(&settings.state_dir).and_then(|keys| client_config(host, port, &keys)) {
+    match PublicKeys::load(&settings.state_dir).and_then(|keys| Paste::new(host, port, &keys)) {
         Ok(text) => write!(io::stdout(), "{text}").map(|()| ExitCode::SUCCESS),
         Err(error) => writeln!(io::stderr(), "ssh-broker: {error}").map(|()| ExitCode::from(FAILED)),
     }

@@ -5,13 +5,17 @@ mod forward;
 mod live;
 mod opening;
 mod relay;
+#[cfg(test)]
+mod tests;
 mod trail;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
+use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::access::{Code, Failure, Reference};
@@ -61,7 +65,7 @@ impl Default for Config {
 
 /// Everything that a session needs, shared by all of them.
 pub struct SessionRunner {
-    broker: Broker<Dialer>,
+    broker: Arc<Broker<Dialer>>,
     audit: Audit,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
@@ -69,12 +73,8 @@ pub struct SessionRunner {
 }
 
 impl SessionRunner {
-    pub fn new(broker: Broker<Dialer>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
+    pub fn new(broker: Arc<Broker<Dialer>>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
         Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
-    }
-
-    pub fn broker(&self) -> &Broker<Dialer> {
-        &self.broker
     }
 
     /// The sessions that run now.
@@ -82,9 +82,20 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    async fn run_session(self: Arc<Self>, jump: Jump) {
+    /// A panic ends this session, and is told.
+    async fn run_alone(self: Arc<Self>, jump: Jump) {
         let mut subject = Subject::operator(&jump.operator);
         subject.reference = Some(new_reference());
+        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+        if session.catch_unwind().await.is_err() {
+            tracing::error!(session = ?subject.reference, "a session ended in a panic");
+            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
+                tracing::error!(%error, "the crash of a session could not be written to the audit");
+            }
+        }
+    }
+
+    async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
         let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
@@ -93,7 +104,7 @@ impl SessionRunner {
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
-    async fn tell(&self, subject: &Subject, typed: &str, refused: &NotOpened) {
+    fn refusal(subject: &Subject, typed: &str, refused: &NotOpened) -> (Subject, Event) {
         let mut subject = subject.clone();
         if let Some(target) = &refused.target {
             subject.set_target(target);
@@ -107,9 +118,7 @@ impl SessionRunner {
             Some(denied) => Event::TargetDenied { typed, reason: denied.to_string().as_str().into() },
             None => Event::TargetFailed { typed, code, reason: Text::new(reason.as_bytes()) },
         };
-        if let Err(error) = self.audit.record(&subject, event).await {
-            tracing::error!(%error, "a refusal could not be written to the audit");
-        }
+        (subject, event)
     }
 
     async fn splice(
@@ -144,7 +153,7 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_session(jump))
+        Box::pin(self.0.clone().run_alone(jump))
     }
 
     fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {
@@ -152,7 +161,8 @@ impl Sessions for Runner {
     }
 }
 
-fn new_reference() -> Reference {
+/// For one session or command.
+pub(crate) fn new_reference() -> Reference {
     let mut random = [0; 4];
     // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
     let _ = rand::fill(&mut random);

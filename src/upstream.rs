@@ -1,5 +1,6 @@
 //! Edge: the way to an instance: dial, verify the host key against its pin, authenticate.
 
+mod age;
 mod credential;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
@@ -18,8 +19,12 @@ use crate::access::{Code, Failure, FleetId, Grant, GrantedPort, InstanceId, Leas
 use crate::broker::{Connected, Phases, Step, Unreached, Upstream, Witness};
 use crate::pins::{Pins, PinsError, Verdict};
 use crate::quick_ack::QuickAck;
-use crate::transport::{AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError};
+use crate::transport::{
+    AuthError, ClientAuth, Connection, Credential, HostKey, Leg, Preferences, SignatureAlgorithm, TransportError, is_legacy,
+};
 
+/// An instance that has not offered its algorithms by then, after its version line, waits for ours.
+const KEXINIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How the broker names itself to instances.
 const VERSION: &str = "SSH-2.0-ssh-broker";
 
@@ -49,7 +54,7 @@ pub enum HostKeys {
 /// When the old, weak algorithms are offered to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegacyAlgorithms {
-    /// When the API says that the instance is that old.
+    /// Each one where the instance offers nothing better of its kind.
     Auto,
     Never,
     Always,
@@ -94,9 +99,12 @@ impl Dialer {
         QuickAck::new(stream).map_err(|error| fresh(unreachable("the instance closed the connection at once".to_owned()).because(error)))
     }
 
-    /// The keys that are pinned come first, so that an instance with several shows the one we know.
+    /// What may be offered. The keys that are pinned come first, so that an instance with several shows the one we know.
     fn preferences(&self, instance: &InstanceId) -> Preferences {
-        let mut preferences = Preferences::modern();
+        let mut preferences = match self.config.legacy_algorithms {
+            LegacyAlgorithms::Never => Preferences::modern(),
+            LegacyAlgorithms::Auto | LegacyAlgorithms::Always => Preferences::with_legacy(),
+        };
         let pinned = self.pins.pinned(instance);
         let is_pinned =
             |name: &&str| SignatureAlgorithm::find(name).is_some_and(|algorithm| pinned.iter().any(|key| algorithm.fits(&key.algorithm())));
@@ -137,6 +145,35 @@ impl Dialer {
         }
     }
 
+    /// The first key exchange. What the instance itself offers tells better than its name or version which algorithms it needs, and comes
+    /// as early: so in `auto` it goes first.
+    async fn exchange_keys(
+        &self,
+        stream: QuickAck,
+        instance: &InstanceId,
+        lease: &Lease,
+    ) -> Result<(Connection<QuickAck>, HostKey), TransportError> {
+        let preferences = self.preferences(instance);
+        let mut connection = match self.config.legacy_algorithms {
+            LegacyAlgorithms::Never | LegacyAlgorithms::Always => Connection::new(Leg::client(preferences, VERSION)?, stream),
+            LegacyAlgorithms::Auto => {
+                let mut connection = Connection::new(Leg::patient_client(preferences, VERSION), stream);
+                connection.identify().await?;
+                if tokio::time::timeout(KEXINIT_PATIENCE, connection.await_kexinit()).await.is_err() {
+                    let version = connection.leg.peer_version().unwrap_or_default();
+                    if !age::is_old(version, lease.operating_system.as_deref()) {
+                        connection.leg.drop_legacy();
+                    }
+                    connection.leg.start_kex()?;
+                }
+                connection
+            }
+        };
+        connection.establish().await?;
+        let host_key = connection.leg.host_key().cloned().ok_or(TransportError::Closed)?;
+        Ok((connection, host_key))
+    }
+
     async fn shake_hands(
         &self,
         stream: QuickAck,
@@ -144,23 +181,12 @@ impl Dialer {
         lease: &Lease,
         trail: &dyn Witness,
     ) -> Result<(Connection<QuickAck>, Duration, Duration), Unreached> {
-        let broken = |error: TransportError| {
-            let text = match &error {
-                TransportError::NoCommon { what, theirs, .. } => format!("no common {what} with the instance, which offers {theirs}"),
-                TransportError::Closed | TransportError::Io(_) => "the instance closed the connection during the key exchange".to_owned(),
-                _ => "the key exchange with the instance failed".to_owned(),
-            };
-            fresh(Failure::new(Code::InstanceUnreachable, text).because(error))
-        };
         let target = grant.target();
         let started = Instant::now();
-        let leg = Leg::client(self.preferences(&target.instance), VERSION).map_err(broken)?;
-        let mut connection = Connection::new(leg, stream);
-        connection.establish().await.map_err(broken)?;
+        let (mut connection, host_key) = self.exchange_keys(stream, &target.instance, lease).await.map_err(no_key_exchange)?;
         let kex = started.elapsed();
         trail.passed(Step::Kex, kex);
         let started = Instant::now();
-        let host_key = connection.leg.host_key().cloned().ok_or(TransportError::Closed).map_err(broken)?;
         self.trust(target, &host_key, trail).await?;
         trail.passed(Step::HostKey, started.elapsed());
 
@@ -174,6 +200,20 @@ impl Dialer {
         trail.passed(Step::Auth, auth);
         Ok((connection, kex, auth))
     }
+}
+
+fn no_key_exchange(error: TransportError) -> Unreached {
+    let text = match &error {
+        TransportError::NoCommon { what, ours, theirs } => {
+            // Where old ones were offered and nothing fits all the same, forbidding them was not why.
+            let forbidden = !ours.split(',').any(is_legacy) && theirs.split(',').any(is_legacy);
+            let why = if forbidden { ", and upstream.legacy_algorithms does not allow the old ones among them" } else { "" };
+            format!("no common {what} with the instance, which offers {theirs}{why}")
+        }
+        TransportError::Closed | TransportError::Io(_) => "the instance closed the connection during the key exchange".to_owned(),
+        _ => "the key exchange with the instance failed".to_owned(),
+    };
+    fresh(Failure::new(Code::InstanceUnreachable, text).because(error))
 }
 
 async fn authenticate(connection: &mut Connection<QuickAck>, login: &str, credential: &Credential) -> Result<(), AuthError> {

@@ -21,9 +21,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("upstream", &["transport", "pins", "quick_ack", "broker", "access"]),
     ("door", &["audit", "quick_ack", "broker", "access"]),
     ("session", &["door", "splice", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
+    ("commands", &["session", "door", "client_config", "keys", "pins", "audit", "broker", "access"]),
     ("settings", &["door", "gse", "cache", "upstream", "audit", "keys", "access"]),
     ("client_config", &["keys", "access"]),
-    ("service", &["settings", "session", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
+    ("service", &["settings", "commands", "session", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
+    ("manual", &["settings", "commands"]),
     ("demo", &["service", "settings", "keys", "audit", "access"]),
 ];
 
@@ -39,6 +41,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["service"]),
     ("sd_notify", &["service"]),
     ("listenfd", &["service"]),
+    ("clap", &["manual"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

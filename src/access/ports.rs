@@ -1,3 +1,5 @@
+use std::fmt;
+
 use super::Invalid;
 
 /// TCP ports, as ranges.
@@ -49,6 +51,20 @@ impl Ports {
 
     pub fn includes(&self, other: &Self) -> bool {
         self.union(other) == *self
+    }
+}
+
+/// `3389 8000-8100`
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            match first == last {
+                true => write!(f, "{space}{first}")?,
+                false => write!(f, "{space}{first}-{last}")?,
+            }
+        }
+        Ok(())
     }
 }
 

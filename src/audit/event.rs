@@ -116,12 +116,31 @@ pub enum Event {
     TargetDenied { typed: Text, reason: Text },
     #[serde(rename = "target.failed")]
     TargetFailed { typed: Text, code: &'static str, reason: Text },
+    /// Kept for good before anything is asked of the cloud for this session, and before a secret is used. Behind it comes one of
+    /// `session.opened`, `session.abandoned`, `session.crashed`, `target.denied` and `target.failed`.
+    #[serde(rename = "session.started")]
+    SessionStarted { typed: Text, client: Text },
+    /// The operator's client left, or stopped speaking SSH, before the session stood.
+    #[serde(rename = "session.abandoned")]
+    SessionAbandoned { typed: Text, reason: Text },
+    /// Something of ours panicked over this session, which ended with it.
+    #[serde(rename = "session.crashed")]
+    SessionCrashed {},
     #[serde(rename = "lease.fetched")]
     LeaseFetched { quota_ms: u64, api_ms: u64 },
     #[serde(rename = "host_key.pinned")]
     HostKeyPinned { fingerprint: Text },
     #[serde(rename = "host_key.mismatch")]
     HostKeyMismatch { pinned: Text, offered: Text },
+    /// By an administrator: the next key that the instance shows is pinned in its place.
+    #[serde(rename = "host_key.forgotten")]
+    HostKeyForgotten { fingerprint: Text },
+    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`.
+    #[serde(rename = "doctor.started")]
+    DoctorStarted { typed: Text },
+    /// What an operator said to the broker itself.
+    #[serde(rename = "command.run")]
+    CommandRun { words: Text, exit_status: u32 },
     #[serde(rename = "session.opened")]
     SessionOpened {
         client: Text,
@@ -129,6 +148,9 @@ pub enum Event {
         /// Algorithms of the two legs: key exchange, host key, cipher (and MAC), operator's side first.
         downstream: Text,
         upstream: Text,
+        /// The weak ones among the algorithms of the instance's side.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        weak: Vec<&'static str>,
         resolve_ms: f64,
         quota_ms: f64,
         api_ms: f64,

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::commands::SessionChannels;
 use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::Guarded;
@@ -20,6 +21,7 @@ use super::handler::{Attempts, Connection};
 use super::penalties::{Offence, Penalties};
 use super::prelude::{self, Prelude};
 use super::proxy::{self, Origin};
+use super::tally::Tally;
 use super::turned_away::{Refusal, TurnedAway};
 use crate::audit::{Event, Subject};
 use crate::quick_ack::QuickAck;
@@ -125,7 +127,11 @@ impl Acceptor {
         };
         if crashed {
             tracing::error!(%source, "a connection ended in a panic");
-            self.record(source, Event::ConnectionCrashed {}).await;
+            self.record(&Subject::source(source), Event::ConnectionCrashed {}).await;
+        }
+        let owed = arrival.attempts().owed.take();
+        if let Some((subject, event)) = owed {
+            self.record(&subject, event).await;
         }
         if !arrival.proven.load(Ordering::Relaxed) {
             self.judge(source, crashed, &arrival).await;
@@ -135,6 +141,7 @@ impl Acceptor {
     }
 
     async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+        let reached = stream.local_addr()?;
         let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
@@ -155,7 +162,9 @@ impl Acceptor {
             name: None,
             operator: None,
             outer: arrival.outer.clone(),
+            channels: SessionChannels::new(reached),
             forwards: HashMap::new(),
+            refusals: Tally::new(),
         };
         server::run_stream(config, stream, handler).await?.await
     }
@@ -188,7 +197,7 @@ impl Acceptor {
 
     /// What a connection that proved nobody costs its source, and what the audit says of it.
     async fn judge(&self, source: SocketAddr, crashed: bool, arrival: &Arrival) {
-        let Attempts { claimed, reason } = std::mem::take(&mut *arrival.attempts.lock().unwrap_or_else(PoisonError::into_inner));
+        let Attempts { claimed, reason, .. } = std::mem::take(&mut *arrival.attempts());
         let now = Instant::now();
         let offence = match &reason {
             _ if crashed => Offence::Crash,
@@ -199,7 +208,11 @@ impl Acceptor {
         // Who gave no name at all (a scanner, a health check) is not worth a line.
         if let Some(claimed) = claimed {
             let reason = reason.unwrap_or_else(|| "no key was offered".to_owned());
-            self.record(source, Event::OperatorRefused { claimed: claimed.as_str().into(), reason: reason.as_str().into() }).await;
+            self.record(
+                &Subject::source(source),
+                Event::OperatorRefused { claimed: claimed.as_str().into(), reason: reason.as_str().into() },
+            )
+            .await;
         }
         if arrival.excused.load(Ordering::Relaxed) || arrival.outer.end.is_cancelled() {
             return;
@@ -207,18 +220,22 @@ impl Acceptor {
         if let Some(refused_for) = self.penalties.add(source.ip(), offence, now) {
             tracing::info!(%source, offence = offence.name(), ?refused_for, "connections from there are refused for a while");
             let event = Event::SourcePenalized { offence: offence.name(), refused_s: refused_for.as_secs_f64() };
-            self.record(source, event).await;
+            self.record(&Subject::source(source), event).await;
         }
     }
 
-    async fn record(&self, source: SocketAddr, event: Event) {
-        if let Err(error) = self.shared.audit.record(&Subject::source(source), event).await {
+    async fn record(&self, subject: &Subject, event: Event) {
+        if let Err(error) = self.shared.audit.record(subject, event).await {
             tracing::error!(%error, "what happened to a connection could not be written to the audit");
         }
     }
 }
 
 impl Arrival {
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn source(&self) -> SocketAddr {
         self.outer.source()
     }

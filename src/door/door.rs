@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::acceptor::Acceptor;
 use super::admission::Admission;
 use super::closing::Closing;
+use super::commands::Commands;
 use super::connections::{ConnectionCounts, Connections, Entry, Judged};
 use super::key_file::KeyFileError;
 use super::penalties::Penalties;
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     rules: RwLock<Arc<Rules>>,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
+    pub(super) commands: Arc<dyn Commands>,
+    pub(super) commands_by_operator: Arc<Tally<OperatorName>>,
     pub(super) tracker: TaskTracker,
     connections: Arc<Connections>,
     closing: Closing,
@@ -121,6 +124,7 @@ impl Door {
         host_key: PrivateKey,
         audit: Audit,
         sessions: Arc<dyn Sessions>,
+        commands: Arc<dyn Commands>,
     ) -> Result<Self, DoorError> {
         const GCM: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
         const MODERN: &[cipher::Name] = &[
@@ -137,6 +141,8 @@ impl Door {
                 rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
                 audit,
                 sessions,
+                commands,
+                commands_by_operator: Tally::new(),
                 tracker: TaskTracker::new(),
                 connections: Arc::default(),
                 closing: Closing::default(),

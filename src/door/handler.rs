@@ -5,28 +5,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use ssh_key::Certificate;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
-use super::door::Shared;
+use super::door::{SessionPermits, Shared};
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
+use super::tally::{Tally, TallyPermit};
 use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
-use crate::audit::{Event, Subject};
+use crate::audit::{AuditError, Event, Subject};
 use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
+
+/// Sentences that one connection is being told at once. Each costs a stream and some seconds; what is opened beyond is merely rejected.
+const REFUSALS: usize = 16;
+const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     pub(super) claimed: Option<String>,
     pub(super) reason: Option<String>,
+    /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
+    pub(super) owed: Option<(Subject, Event)>,
 }
 
 /// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
@@ -41,8 +49,16 @@ pub(super) struct Connection {
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
     pub(super) outer: Arc<Outer>,
+    pub(super) refusals: Arc<Tally<()>>,
+    pub(super) channels: SessionChannels,
     /// The forwards to other ports than SSH that are open, or were of late.
     pub(super) forwards: HashMap<ChannelId, CancellationToken>,
+}
+
+/// The slots that a session, or the sentence that there is none, stands on until its end.
+enum Slots {
+    Session(#[expect(dead_code, reason = "held for its drop")] SessionPermits),
+    Refusal(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>),
 }
 
 impl Connection {
@@ -69,6 +85,16 @@ impl Connection {
         Auth::reject()
     }
 
+    /// Writes what the audit had no room for.
+    fn settle(&self) -> Result<(), AuditError> {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((subject, event)) = &attempts.owed {
+            self.shared.audit.try_record(subject, event.clone())?;
+            attempts.owed = None;
+        }
+        Ok(())
+    }
+
     fn decide(&mut self, proof: Proof) -> Auth {
         match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
@@ -80,23 +106,45 @@ impl Connection {
         }
     }
 
-    /// The target's name with its permits, or why there will be nothing.
-    fn admit(&self, operator: &Operator, host: &str) -> (Result<TargetName, Failure>, Option<super::door::SessionPermits>) {
-        let permits = self.shared.session_permits(&operator.name, &self.outer.sessions);
-        match (self.shared.is_draining(), TargetName::parse(host, &self.shared.rules().aliases), permits) {
-            (true, _, _) => (Err(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment")), None),
-            (_, Err(invalid), _) => (Err(Failure::new(Code::TargetName, invalid.to_string())), None),
-            (_, Ok(_), Err(full)) => (Err(Failure::new(Code::BrokerBusy, full)), None),
-            (_, Ok(name), Ok(permits)) => (Ok(name), Some(permits)),
+    /// Runs what was admitted; its slots go back when it has ended.
+    fn spawn(&self, running: BoxFuture<'static, ()>, slots: Slots) {
+        self.shared.tracker.spawn(async move {
+            running.await;
+            drop(slots);
+        });
+    }
+
+    /// What a jump to this name becomes. `None` when it is not even told why not.
+    fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
+        let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
+        if let Err(error) = self.settle() {
+            return refused(Failure::new(Code::BrokerBusy, UNAUDITED).because(error));
+        }
+        if self.shared.is_draining() {
+            return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
+        }
+        let name = match TargetName::parse(host, &self.shared.rules().aliases) {
+            Ok(name) => name,
+            Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
+        };
+        match self.shared.session_permits(&operator.name, &self.outer.sessions) {
+            Ok(permits) => Some((Ok(name), Slots::Session(permits))),
+            Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
         }
     }
 
-    /// Runs what was admitted; its permits go back when it has ended.
-    fn spawn(&self, running: BoxFuture<'static, ()>, permits: Option<super::door::SessionPermits>) {
-        self.shared.tracker.spawn(async move {
-            running.await;
-            drop(permits);
-        });
+    /// An open that gets no sentence is in the audit all the same; one that the audit has no room for ends the connection.
+    fn note_rejected(&self, operator: &Operator, typed: &str) -> Result<(), russh::Error> {
+        let event = Event::ChannelRefused {
+            kind: "direct-tcpip".into(),
+            what: Some(typed.into()),
+            by: "broker",
+            reason: "more is being refused on this connection than it may ask for at once".into(),
+        };
+        self.shared.audit.try_record(&Subject::operator(operator), event).map_err(|error| {
+            tracing::info!(%error, operator = %operator.name, "a connection was ended: what it asks for cannot be audited");
+            russh::Error::Disconnect
+        })
     }
 }
 
@@ -148,7 +196,8 @@ impl Handler for Connection {
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
         let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        if let Err(error) = self.shared.audit.try_record(&Subject::operator(operator), event) {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(operator), event));
+        if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);
         }
@@ -172,12 +221,16 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
-        let (typed, (name, permits)) = (shown(host), self.admit(&operator, host));
+        let typed = shown(host);
+        let Some((name, slots)) = self.judge(&operator, host) else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return self.note_rejected(&operator, &typed);
+        };
+        let client_version = self.client_version.clone();
         if port == SSH_PORT {
             reply.accept().await;
-            let client_version = self.client_version.clone();
             let jump = Jump { operator, client_version, typed, name, stream: Box::new(channel.into_stream()) };
-            self.spawn(self.shared.sessions.run(jump), permits);
+            self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
         let Ok(port) = u16::try_from(port) else {
@@ -187,17 +240,73 @@ impl Handler for Connection {
         let gone = CancellationToken::new();
         self.forwards.retain(|_, gone| !gone.is_cancelled());
         self.forwards.insert(channel.id(), gone.clone());
-        let forward = Forward { operator, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
+        let forward =
+            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
         let running = self.shared.sessions.forward(forward);
         // Also marks it for being forgotten.
-        self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), permits);
+        self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), slots);
         Ok(())
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.close(channel);
         if let Some(gone) = self.forwards.remove(&channel) {
             gone.cancel();
         }
         Ok(())
+    }
+
+    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+        match self.operator.is_some() {
+            false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
+            true if self.channels.open(channel) => reply.accept().await,
+            true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.channels.pty(channel, self.operator.as_ref()) {
+            true => session.channel_success(channel),
+            false => session.channel_failure(channel),
+        }
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+    }
+
+    async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(&mut self, channel: ChannelId, _: &str, _: &str, session: &mut Session) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single: bool,
+        _protocol: &str,
+        _cookie: &str,
+        _screen: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(channel)
     }
 }

@@ -6,6 +6,7 @@ mod admission;
 mod authorized_keys;
 mod certificate;
 mod closing;
+mod commands;
 mod connections;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
 pub use closing::Closing;
+pub use commands::{CommandLine, Commands, Said};
 pub use connections::{ConnectionCounts, Judged};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
@@ -70,6 +72,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub struct Forward {
     pub operator: Operator,
     /// As in [`Jump`].
+    pub client_version: String,
     pub typed: String,
     pub name: Result<TargetName, Failure>,
     pub port: u16,

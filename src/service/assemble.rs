@@ -9,9 +9,11 @@ use super::ServiceError;
 use crate::audit::Audit;
 use crate::broker::Broker;
 use crate::cache::Cache;
+use crate::commands::{self, Console, NoReload, Reload};
 use crate::door::Door;
 use crate::gse::Client;
-use crate::keys::Keys;
+use crate::keys::{Keys, PublicKeys};
+use crate::pins::Pins;
 use crate::session::{self, HostCertificates, Live, Runner, SessionRunner};
 use crate::settings::Settings;
 use crate::upstream::Dialer;
@@ -24,12 +26,15 @@ pub struct Parts {
     pub settings: Settings,
     pub keys: Keys,
     pub audit: Audit,
+    /// How the configuration is read anew, where it can be.
+    pub reload: Option<Arc<dyn Reload>>,
 }
 
 /// A broker, ready to take connections.
 pub struct Service {
     pub(super) door: Door,
-    pub(super) broker: Arc<SessionRunner>,
+    pub(super) broker: Arc<Broker<Dialer>>,
+    pub(super) pins: Pins,
     pub(super) leases: Arc<Cache<Client>>,
     pub(super) live: Arc<Live>,
     pub(super) audit: Audit,
@@ -38,18 +43,31 @@ pub struct Service {
 
 impl Service {
     pub async fn assemble(parts: Parts) -> Result<Self, ServiceError> {
-        let Parts { settings, keys, audit } = parts;
+        let Parts { settings, keys, audit, reload } = parts;
         let fleets = settings.gse.fleets.clone();
         let cloud = Client::new(settings.gse).await?;
         let leases = Arc::new(Cache::new(cloud, settings.cache));
-        let broker = Broker::new(settings.policy, fleets, leases.clone(), Dialer::new(settings.upstream)?);
+        let dialer = Dialer::new(settings.upstream)?;
+        let pins = dialer.pins();
+        let broker = Arc::new(Broker::new(settings.policy, fleets, leases.clone(), dialer));
         let host_key = keys.host.clone();
+        let public_keys = PublicKeys { host: keys.host.public_key().clone(), ca: keys.ca.public_key().clone() };
         let certificates: Arc<dyn HostCertificates> = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
-        let runner = SessionRunner::new(broker, audit.clone(), certificates.clone(), config);
-        let sessions = Arc::new(Runner(runner.clone()));
-        let door = Door::new(settings.door, settings.aliases, host_key, audit.clone(), sessions)?;
-        Ok(Self { door, live: runner.live(), broker: runner, leases, audit, certificates })
+        let runner = SessionRunner::new(broker.clone(), audit.clone(), certificates.clone(), config);
+        let console = Console::new(commands::Parts {
+            broker: broker.clone(),
+            catalogue: leases.clone(),
+            live: runner.live(),
+            pins: pins.clone(),
+            keys: public_keys,
+            reload: reload.unwrap_or_else(|| Arc::new(NoReload)),
+            audit: audit.clone(),
+            deadline: settings.open_deadline,
+        });
+        let door =
+            Door::new(settings.door, settings.aliases, host_key, audit.clone(), Arc::new(Runner(runner.clone())), Arc::new(console))?;
+        Ok(Self { door, live: runner.live(), broker, pins, leases, audit, certificates })
     }
 
     /// Takes connections until `stop`; then every one ends.

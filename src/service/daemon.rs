@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::drain::{Drain, Why};
 use super::handover::{Invocation, Successor};
 use super::metrics::Metrics;
-use super::reload::{self, Refused};
+use super::reload::{self, Refused, Requests};
 use super::signals::{Order, Signals};
 use super::sockets::Sockets;
 use super::status::Status;
@@ -31,6 +31,7 @@ pub(super) struct Daemon {
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Status,
     pub(super) signals: Signals,
+    pub(super) requests: Requests,
 }
 
 impl Daemon {
@@ -77,13 +78,17 @@ impl Daemon {
             tokio::select! {
                 order = self.signals.next() => match order {
                     Order::Stop => return Why::Stop,
-                    Order::Reload => self.reload().await,
+                    Order::Reload => drop(self.reload().await),
                     Order::Upgrade => {
                         if let Some(why) = self.upgrade(sockets).await {
                             return why;
                         }
                     }
                 },
+                Some(asked) = self.requests.recv() => {
+                    // Who asked may have given up.
+                    let _ = asked.send(self.reload().await);
+                }
                 _ = look.tick() => {
                     if let Some(line) = self.status.changed(&self.service) {
                         notify::status(&line);
@@ -93,26 +98,29 @@ impl Daemon {
         }
     }
 
-    async fn reload(&mut self) {
+    async fn reload(&mut self) -> reload::Told {
         notify::reloading();
-        match reload::reload(&self.service, &self.file, &self.settings).await {
+        let reloaded = reload::reload(&self.service, &self.file, &self.settings).await;
+        self.metrics.reloaded(reloaded.is_ok(), SystemTime::now());
+        let told = match reloaded {
             Ok(settings) => {
                 tracing::info!(file = %self.file.display(), "the configuration was reloaded");
-                self.metrics.reloaded(true, SystemTime::now());
                 self.settings = settings;
                 self.status.trouble = None;
+                Ok(format!("{} is in force", self.file.display()))
             }
             Err(Refused(problems)) => {
                 for problem in &problems {
                     tracing::error!("{problem}");
                 }
                 tracing::error!(file = %self.file.display(), "the configuration was not reloaded: what counted before still does");
-                self.metrics.reloaded(false, SystemTime::now());
                 let first = problems.first().map(String::as_str).unwrap_or_default();
                 self.status.trouble = Some(format!("the last reload was refused: {first}"));
+                Err(format!("what counted before still does: {}", problems.join("; ")))
             }
-        }
+        };
         notify::ready(&self.status.line(&self.service));
+        told
     }
 
     /// Whether, and why, this process is to end now.

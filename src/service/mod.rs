@@ -8,6 +8,7 @@ mod health;
 mod http;
 mod metrics;
 mod notify;
+mod panics;
 mod process;
 mod reload;
 mod signals;
@@ -76,16 +77,18 @@ pub struct Start {
 /// Runs the daemon: until SIGTERM or SIGINT, or until another process has taken over, and then to the end of the sessions.
 pub async fn serve(start: Start) -> Result<(), ServiceError> {
     let Start { settings, file, invocation, mut sockets, predecessor } = start;
+    panics::tell_without_payload();
     let signals = Signals::catch()?;
     let keys = Keys::load_or_create(&settings.state_dir)?;
     let metrics = Arc::new(Metrics::new()?);
     let (audit, writer) = Audit::start(&settings.audit, metrics.observer())?;
-    let service = Arc::new(Service::assemble(Parts { settings: settings.clone(), keys, audit }).await?);
+    let (reloads, requests) = reload::line();
+    let service = Arc::new(Service::assemble(Parts { settings: settings.clone(), keys, audit, reload: Some(Arc::new(reloads)) }).await?);
     sockets.complete(&settings.door.addresses, settings.process.metrics)?;
     for listener in &sockets.door {
         tracing::info!(address = %listener.local_addr()?, "listening");
     }
-    let daemon = Daemon { service: service.clone(), settings, file, invocation, metrics, status: Status::default(), signals };
+    let daemon = Daemon { service: service.clone(), settings, file, invocation, metrics, status: Status::default(), signals, requests };
     daemon.run(sockets, predecessor).await?;
     tracing::info!("stopped");
     // Every session has ended, and with it its handle of the audit; what was recorded is written before the process ends.

@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Service;
 use crate::access::{Code, Failure, Operator};
+use crate::broker::BoxFuture;
+use crate::commands::Reload;
 use crate::door::{Judged, Rules};
 use crate::session::Running;
 use crate::settings::{Purpose, Settings};
@@ -21,6 +24,31 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) Vec<String>);
 
+/// What an administrator who asked for a reload is told.
+pub(super) type Told = Result<String, String>;
+/// Those who ask the daemon for one, other than by a signal.
+pub(super) type Requests = mpsc::Receiver<oneshot::Sender<Told>>;
+
+/// The way to the daemon.
+pub(super) struct Reloads(mpsc::Sender<oneshot::Sender<Told>>);
+
+pub(super) fn line() -> (Reloads, Requests) {
+    let (sender, requests) = mpsc::channel(1);
+    (Reloads(sender), requests)
+}
+
+impl Reload for Reloads {
+    fn reload(&self) -> BoxFuture<'static, Told> {
+        let daemon = self.0.clone();
+        Box::pin(async move {
+            let (told, answer) = oneshot::channel();
+            let ending = |_| "this process is ending: ask the one that took over".to_owned();
+            daemon.send(told).await.map_err(|_| ending(()))?;
+            answer.await.unwrap_or_else(|_| Err(ending(())))
+        })
+    }
+}
+
 /// Reads the configuration and everything that it names, and puts it in force as a whole or not at all.
 pub(super) async fn reload(service: &Arc<Service>, file: &Path, before: &Settings) -> Result<Settings, Refused> {
     let file = file.to_owned();
@@ -29,7 +57,7 @@ pub(super) async fn reload(service: &Arc<Service>, file: &Path, before: &Setting
         tokio::task::spawn_blocking(move || read(&service, &file))
     };
     let (settings, rules) = task.await.map_err(|error| Refused(vec![error.to_string()]))??;
-    service.broker.broker().set_policy(settings.policy.clone());
+    service.broker.set_policy(settings.policy.clone());
     service.door.apply(rules);
     for key in needs_restart(before, &settings) {
         tracing::warn!(key, "changed, and counts from the next start or upgrade on");
@@ -42,7 +70,7 @@ fn read(service: &Service, file: &Path) -> Result<(Settings, Rules), Refused> {
     let loaded = Settings::load(file, std::env::vars_os(), Purpose::Serve);
     let (settings, warnings) = loaded.map_err(|findings| Refused(findings.errors.iter().map(ToString::to_string).collect()))?;
     let rules = Rules::read(&settings.door, settings.aliases.clone()).map_err(|error| Refused(vec![error.to_string()]))?;
-    service.broker.broker().upstream().pins().reread().map_err(|error| Refused(vec![error.to_string()]))?;
+    service.pins.reread().map_err(|error| Refused(vec![error.to_string()]))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -95,7 +123,7 @@ async fn judge(service: &Arc<Service>, seen: &mut Seen) {
     let Ok(judged) = tokio::task::spawn_blocking(move || door.door.judge()).await else { return };
     let judged: HashMap<SocketAddr, Result<Operator, String>> =
         judged.into_iter().map(|Judged { source, operator }| (source, operator)).collect();
-    let policy = service.broker.broker().policy();
+    let policy = service.broker.policy();
     for session in service.live.list() {
         if seen.insert(Arc::as_ptr(&session).addr(), session.clone()).is_some() {
             continue;

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::opening::out_of_time;
 use super::relay::{Broken, Relay};
-use super::trail::Trail;
+use super::trail::{Owed, Trail};
 use super::{Running, SessionRunner, broken, expiry, ms, new_reference};
 use crate::access::{Code, Reference};
 use crate::audit::{Event, Subject, Text};
@@ -23,10 +23,10 @@ impl SessionRunner {
         let mut subject = Subject::operator(&forward.operator);
         let reference = new_reference();
         subject.reference = Some(reference);
-        let Forward { operator, typed, name, port, channel, gone } = forward;
+        let Forward { operator, client_version, typed, name, port, channel, gone } = forward;
         let started = Instant::now();
         let asker = Asker::new(operator.name.clone(), started + self.config.open_deadline);
-        let trail = Trail::new(subject.clone());
+        let trail = Trail::new(&self.audit, subject.clone(), &typed, &client_version);
         let reached = match &name {
             Err(failure) => Err(NotOpened::failed(failure.clone(), None)),
             Ok(name) => {
@@ -37,18 +37,16 @@ impl SessionRunner {
                 }
             }
         };
-        let reached = match trail.flush(&self.audit).await {
-            Ok(()) => reached,
-            Err(failure) => Err(NotOpened::failed(failure, None)),
-        };
+        let owed = trail.into_owed();
         match reached {
-            Ok(reached) => self.forward(reached, (subject, typed, port), started, channel, gone).await,
-            Err(refused) => self.refuse_forward(&subject, &typed, &refused, channel).await,
+            Ok(reached) => self.forward(reached, (subject, typed, port), started, channel, gone, owed).await,
+            Err(refused) => self.refuse_forward(&subject, &typed, &refused, channel, owed).await,
         }
     }
 
-    async fn refuse_forward(&self, subject: &Subject, typed: &str, refused: &NotOpened, channel: Box<dyn PendingChannel>) {
-        self.tell(subject, typed, refused).await;
+    async fn refuse_forward(&self, subject: &Subject, typed: &str, refused: &NotOpened, channel: Box<dyn PendingChannel>, mut owed: Owed) {
+        owed.push(Self::refusal(subject, typed, refused));
+        owed.record_now();
         let kind = match refused.failure.code {
             Code::TargetRefused | Code::TargetName => Refusal::Prohibited,
             Code::BrokerBusy | Code::BrokerDraining | Code::ApiThrottled => Refusal::Shortage,
@@ -56,6 +54,7 @@ impl SessionRunner {
         };
         let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
         channel.refuse(kind, refused.failure.sentence(typed, reference)).await;
+        owed.record_rest().await;
     }
 
     async fn forward(
@@ -65,6 +64,7 @@ impl SessionRunner {
         started: Instant,
         channel: Box<dyn PendingChannel>,
         gone: CancellationToken,
+        mut owed: Owed,
     ) {
         let Reached { stream, grant, lease, phases } = reached;
         subject.set_target(grant.target());
@@ -78,9 +78,9 @@ impl SessionRunner {
             connect_ms: ms(phases.connect),
             total_ms: ms(started.elapsed()),
         };
-        if let Err(error) = self.audit.record(&subject, opened).await {
-            let failure = broken("its audit cannot be written").because(error);
-            return self.refuse_forward(&subject, &typed, &NotOpened::failed(failure, None), channel).await;
+        owed.push((subject.clone(), opened));
+        if let Err(failure) = owed.record_in_time().await {
+            return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed).await;
         }
         tracing::info!(session = ?subject.reference, target = %grant.target(), operator = %grant.operator().name, port, "forward opened");
         drop(lease);

@@ -2,7 +2,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use super::trail::Trail;
+use super::trail::{Owed, Trail};
 use super::{SessionRunner, broken, ms};
 use crate::access::{Code, Failure, Grant, Reference, TargetName};
 use crate::audit::{Event, Subject, Text};
@@ -36,9 +36,12 @@ impl Opening<'_> {
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
             Err(failure) => {
-                self.runner.tell(self.subject, &typed, &NotOpened::failed(failure.clone(), None)).await;
+                let mut owed = Owed::nothing(&self.runner.audit);
+                owed.push(SessionRunner::refusal(self.subject, &typed, &failure.clone().into()));
+                owed.record_now();
                 let identity = HostIdentity::new(self.runner.certificates.session_key(), None);
                 refuse_in_clear(jump.stream, identity, &failure.sentence(&typed, reference)).await;
+                owed.record_rest().await;
                 return None;
             }
         };
@@ -47,30 +50,28 @@ impl Opening<'_> {
 
         let deadline = self.started + self.runner.config.open_deadline;
         let asker = Asker::new(jump.operator.name.clone(), deadline);
-        let trail = Trail::new(self.subject.clone());
+        let trail = Trail::new(&self.runner.audit, self.subject.clone(), &typed, &jump.client_version);
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
             let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
-        if let Err(failure) = trail.flush(&self.runner.audit).await {
-            let outcome = NotOpened::failed(failure, None);
-            self.refuse(downstream, &typed, reference, outcome).await;
-            return None;
-        }
+        let mut owed = trail.into_owed();
         match outcome {
             Err(error) => {
-                // The operator's client left: nobody is there to read anything.
-                let failure = broken("the operator's client left").because(error);
-                self.runner.tell(self.subject, &typed, &NotOpened::failed(failure, None)).await;
+                // Nobody is there to read anything.
+                tracing::info!(session = %reference, %error, "the operator's client left before its session stood");
+                let reason = Text::new(error.to_string().as_bytes());
+                owed.push((self.subject.clone(), Event::SessionAbandoned { typed: Text::new(typed.as_bytes()), reason }));
+                owed.record_rest().await;
                 None
             }
             Ok(Err(refused)) => {
-                self.refuse(downstream, &typed, reference, refused).await;
+                self.refuse(downstream, &typed, reference, refused, owed).await;
                 None
             }
-            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference).await,
+            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference, owed).await,
         }
     }
 
@@ -143,6 +144,7 @@ impl Opening<'_> {
         opened: Opened<Upstream>,
         typed: &str,
         reference: Reference,
+        mut owed: Owed,
     ) -> Option<(Downstream, Upstream, Grant)> {
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_target(grant.target());
@@ -155,6 +157,7 @@ impl Opening<'_> {
             server: version(&upstream.leg),
             downstream: Text::new(describe(&downstream.leg).as_bytes()),
             upstream: Text::new(describe(&upstream.leg).as_bytes()),
+            weak: upstream.leg.weak(),
             resolve_ms: ms(phases.resolve),
             quota_ms: ms(phases.quota),
             api_ms: ms(phases.api),
@@ -163,28 +166,35 @@ impl Opening<'_> {
             auth_ms: ms(phases.auth),
             total_ms: ms(self.started.elapsed()),
         };
-        if let Err(error) = self.runner.audit.record(self.subject, event).await {
-            let failure = broken("its audit cannot be written").because(error);
-            self.refuse(downstream, typed, reference, NotOpened::failed(failure, None)).await;
+        owed.push((self.subject.clone(), event));
+        if let Err(failure) = owed.record_in_time().await {
+            self.refuse(downstream, typed, reference, failure.into(), owed).await;
             return None;
         }
         tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
         if let Err(error) = ServerAuth::succeed(&mut downstream.leg) {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
+            let reason = Text::new(format!("operator: {error}").as_bytes());
+            let closed = Event::SessionClosed { reason, bytes_down: 0, bytes_up: 0, duration_s: self.started.elapsed().as_secs_f64() };
+            owed.push((self.subject.clone(), closed));
+            owed.record_rest().await;
             return None;
         }
         Some((downstream, upstream, grant))
     }
 
-    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners.
-    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened) {
-        self.runner.tell(self.subject, typed, &refused).await;
+    /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit
+    /// has room for is there before, the rest behind it: an audit that takes nothing keeps nobody from reading why.
+    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened, mut owed: Owed) {
+        owed.push(SessionRunner::refusal(self.subject, typed, &refused));
+        owed.record_now();
         let sentence = refused.failure.sentence(typed, reference);
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
+        owed.record_rest().await;
     }
 }
 
@@ -220,5 +230,5 @@ pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
         Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
         None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
     };
-    NotOpened::failed(failure, None)
+    failure.into()
 }

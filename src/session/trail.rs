@@ -1,31 +1,42 @@
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::broken;
-use crate::access::{Failure, Lease, Target};
-use crate::audit::{Audit, Event, Subject};
-use crate::broker::Witness;
+use crate::access::{Failure, Lease, Target, TargetName};
+use crate::audit::{Audit, AuditError, Event, Subject, Text};
+use crate::broker::{BoxFuture, Witness};
+
+/// For the audit to take what has to be there before the operator is let in.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
 pub(super) struct Trail {
+    audit: Audit,
+    typed: Text,
+    client: Text,
     base: Mutex<Subject>,
-    events: Mutex<Vec<(Subject, Event)>>,
+    events: Mutex<VecDeque<(Subject, Event)>>,
 }
 
 impl Trail {
-    pub(super) fn new(subject: Subject) -> Self {
-        Self { base: Mutex::new(subject), events: Mutex::default() }
+    pub(super) fn new(audit: &Audit, subject: Subject, typed: &str, client_version: &str) -> Self {
+        Self {
+            audit: audit.clone(),
+            typed: Text::new(typed.as_bytes()),
+            client: Text::new(client_version.as_bytes()),
+            base: Mutex::new(subject),
+            events: Mutex::default(),
+        }
     }
 
-    pub(super) async fn flush(self, audit: &Audit) -> Result<(), Failure> {
-        for (subject, event) in self.events.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            audit.record(&subject, event).await.map_err(|error| broken("its audit cannot be written").because(error))?;
-        }
-        Ok(())
+    /// What was learned, for the audit to take.
+    pub(super) fn into_owed(self) -> Owed {
+        Owed { audit: self.audit, events: self.events.into_inner().unwrap_or_else(PoisonError::into_inner) }
     }
 
     fn push(&self, subject: Subject, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((subject, event));
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back((subject, event));
     }
 
     fn subject(&self, target: &Target) -> Subject {
@@ -36,6 +47,16 @@ impl Trail {
 }
 
 impl Witness for Trail {
+    fn started<'a>(&'a self, name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async {
+            let mut subject = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            subject.target = Some(name.instance.as_str().into());
+            subject.fleet = name.fleet.as_ref().map(|fleet| fleet.as_str().into());
+            let event = Event::SessionStarted { typed: self.typed.clone(), client: self.client.clone() };
+            self.audit.record_durably(&subject, event, PATIENCE).await.map_err(unaudited)
+        })
+    }
+
     fn leased(&self, lease: &Lease, cached: bool) {
         let mut subject = self.subject(&lease.target);
         subject.login = Some(lease.login.as_str().into());
@@ -54,4 +75,54 @@ impl Witness for Trail {
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
         self.push(self.subject(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
     }
+}
+
+/// Events that the audit has not taken yet, in order.
+pub(super) struct Owed {
+    audit: Audit,
+    events: VecDeque<(Subject, Event)>,
+}
+
+impl Owed {
+    pub(super) fn nothing(audit: &Audit) -> Self {
+        Self { audit: audit.clone(), events: VecDeque::new() }
+    }
+
+    pub(super) fn push(&mut self, (subject, event): (Subject, Event)) {
+        self.events.push_back((subject, event));
+    }
+
+    /// As far as there is room.
+    pub(super) fn record_now(&mut self) {
+        while let Some((subject, event)) = self.events.front()
+            && self.audit.try_record(subject, event.clone()).is_ok()
+        {
+            self.events.pop_front();
+        }
+    }
+
+    /// All of it, or why there will be no session.
+    pub(super) async fn record_in_time(&mut self) -> Result<(), Failure> {
+        let recorded = tokio::time::timeout(PATIENCE, async {
+            while let Some((subject, event)) = self.events.front() {
+                self.audit.record(subject, event.clone()).await?;
+                self.events.pop_front();
+            }
+            Ok(())
+        });
+        recorded.await.unwrap_or(Err(AuditError::Stalled(PATIENCE))).map_err(unaudited)
+    }
+
+    /// However long it takes: nobody waits for it but this session's place under the limits.
+    pub(super) async fn record_rest(self) {
+        for (subject, event) in self.events {
+            if let Err(error) = self.audit.record(&subject, event).await {
+                tracing::error!(%error, "what became of an opening could not be written to the audit");
+            }
+        }
+    }
+}
+
+fn unaudited(error: AuditError) -> Failure {
+    broken("its audit cannot be written").because(error)
 }

@@ -71,7 +71,7 @@ impl FileCheck {
                     }
                 }
             }
-            FileKind::StateDir => return self.state_dir(owners, report),
+            FileKind::StateDir => return self.state_dir(purpose, owners, report),
             FileKind::AuditFile => audit_file(&self.path),
         };
         if let Err(text) = checked {
@@ -142,10 +142,14 @@ impl FileCheck {
         Ok(keys)
     }
 
-    fn state_dir(&self, owners: &Owners, report: &mut Report) {
+    fn state_dir(&self, purpose: Purpose, owners: &Owners, report: &mut Report) {
         let shown = self.path.display();
         let right = "make it with mode 0700 for the daemon's user, or let systemd (StateDirectory=ssh-broker)";
         let checked = match fs::metadata(&self.path) {
+            // The place where systemd makes it when the unit first starts.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && purpose == Purpose::Check && self.path.starts_with("/var/lib") => {
+                return report.warn(&self.key, format!("{shown} does not exist yet: systemd makes it when the unit first starts"));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!("{shown} does not exist: {right}")),
             Err(error) => Err(cannot("look at", &self.path, &error)),
             Ok(metadata) if !metadata.is_dir() => Err(format!("{shown} is not a directory: {right}")),

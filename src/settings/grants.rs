@@ -18,7 +18,7 @@ const SSH_PORT: u16 = 22;
 const MIN_SESSION: Duration = Duration::from_secs(1);
 const MAX_SESSION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-type Groups = BTreeMap<String, BTreeSet<OperatorName>>;
+pub(super) type Groups = BTreeMap<String, BTreeSet<OperatorName>>;
 
 pub(super) fn groups(mut table: Table<'_>) -> Groups {
     let mut groups = Groups::new();
@@ -138,7 +138,7 @@ fn required_list<T>(table: &mut Table<'_>, key: &str, right: &str, parse: impl F
     list.unwrap_or_default()
 }
 
-fn operator_pattern(text: &str, groups: &Groups) -> Result<OperatorPattern, String> {
+pub(super) fn operator_pattern(text: &str, groups: &Groups) -> Result<OperatorPattern, String> {
     let pattern = OperatorPattern::parse(text).map_err(|invalid| invalid.to_string())?;
     if let OperatorPattern::Group(group) = &pattern
         && !groups.contains_key(group)

@@ -4,10 +4,12 @@
 //! then read by name (`sections`, `grants`); what nobody reads is unknown. Files that the settings name are checked last (`files`), and no
 //! secret is read here.
 
+mod administrators;
 mod files;
 mod grants;
 mod owners;
 mod process;
+mod reference;
 mod report;
 mod sections;
 mod table;
@@ -24,6 +26,7 @@ use config::{Config, ConfigError, FileFormat, Map, Value};
 
 use files::{FileCheck, FileKind};
 use owners::Owners;
+pub use reference::{Key, Section, Setting, reference};
 use report::Report;
 pub use report::{Findings, Problem};
 use table::Table;
@@ -236,8 +239,10 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
     let mut operators = root.table("operators");
     let door = sections::operators(&mut operators, &mut files);
     let groups = grants::groups(operators.table("groups"));
+    let administrators = administrators::administrators(&mut operators, &groups);
     operators.finish();
     let policy = grants::policy(&mut root, groups);
+    let policy = administrators::with_administrators(policy, administrators, &mut root);
     let mut gse = sections::gse(root.table("gse"), credentials_directory, &mut files);
     let settings = Settings {
         door: door::Config {

@@ -277,7 +277,11 @@ pub(super) fn audit(mut table: Table<'_>, files: &mut Vec<FileCheck>) -> audit::
     if let Some(audit::Sink::File(path)) = &sink {
         files.push(FileCheck::new("audit.path", path, FileKind::AuditFile));
     }
-    let audit = audit::Config { path: sink.unwrap_or(audit::Sink::Stdout), queue: table.count("queue", 10_000) };
+    let audit = audit::Config {
+        path: sink.unwrap_or(audit::Sink::Stdout),
+        queue: table.count("queue", 10_000),
+        sync: table.boolean("sync").unwrap_or(true),
+    };
     table.finish();
     audit
 }

@@ -47,8 +47,8 @@ pub struct ClientAuth<'a> {
     login: &'a str,
     credential: &'a Credential,
     phase: Phase,
-    /// What the last request signed with.
-    algorithm: Option<SignatureAlgorithm>,
+    /// What the key can sign with, that has not been tried: the next one last.
+    untried: Vec<SignatureAlgorithm>,
     accepted: bool,
     rounds: usize,
     banners: usize,
@@ -57,7 +57,7 @@ pub struct ClientAuth<'a> {
 impl<'a> ClientAuth<'a> {
     /// Asks for the service and, where nothing of the server's is needed to choose, sends the request right behind: a round trip less.
     pub fn start(leg: &mut Leg, login: &'a str, credential: &'a Credential) -> Result<Self, AuthError> {
-        let mut auth = Self { login, credential, phase: Phase::Service, algorithm: None, accepted: false, rounds: 0, banners: 0 };
+        let mut auth = Self { login, credential, phase: Phase::Service, untried: Vec::new(), accepted: false, rounds: 0, banners: 0 };
         let mut service = vec![msg::SERVICE_REQUEST];
         put_string(&mut service, b"ssh-userauth");
         leg.send(&service)?;
@@ -104,12 +104,10 @@ impl<'a> ClientAuth<'a> {
             return Err(AuthError::WantsMore { methods: shown });
         }
         // OpenSSH 9.2 announces both hashes of RSA even where its configuration takes only one of them.
-        let announced = |algorithm: SignatureAlgorithm| leg.server_sig_algs().is_some_and(|all| all.iter().any(|n| n == algorithm.name()));
-        if let (Credential::PrivateKey(key), Some(SignatureAlgorithm::RsaSha512)) = (self.credential, self.algorithm)
-            && methods.contains(&"publickey")
-            && announced(SignatureAlgorithm::RsaSha256)
+        if let (Credential::PrivateKey(key), true) = (self.credential, methods.contains(&"publickey"))
+            && let Some(algorithm) = self.untried.pop()
         {
-            self.prove(leg, key, SignatureAlgorithm::RsaSha256)?;
+            self.prove(leg, key, algorithm)?;
             return Ok(false);
         }
         // A server without the password method may still take the password as the answer to a prompt; one that has the method and
@@ -147,8 +145,11 @@ impl<'a> ClientAuth<'a> {
             }
             Credential::PrivateKey(key) => {
                 self.phase = Phase::PublicKey;
-                let algorithm = algorithm_for(key, leg.server_sig_algs())?;
-                self.prove(leg, key, algorithm)?;
+                self.untried = algorithms_for(key, &Announced::by(leg))?;
+                self.untried.reverse();
+                if let Some(algorithm) = self.untried.pop() {
+                    self.prove(leg, key, algorithm)?;
+                }
             }
         }
         Ok(())
@@ -156,7 +157,7 @@ impl<'a> ClientAuth<'a> {
 
     /// RFC 4252, 7: the request with its signature at once, without asking first whether the key would do.
     fn prove(&mut self, leg: &mut Leg, key: &PrivateKey, algorithm: SignatureAlgorithm) -> Result<(), AuthError> {
-        self.algorithm = Some(algorithm);
+        leg.note_login(algorithm);
         let mut message = self.head("publickey");
         message.push(1);
         put_string(&mut message, algorithm.name().as_bytes());
@@ -209,32 +210,75 @@ fn put_secret(message: &mut Zeroizing<Vec<u8>>, secret: &Secret) {
     put_string(message, secret);
 }
 
-/// RFC 8332, 3.2: for RSA the server's own list decides; a server without one is taken to know the older hash.
-fn algorithm_for(key: &PrivateKey, server_sig_algs: Option<&[String]>) -> Result<SignatureAlgorithm, AuthError> {
-    let wanted: &[SignatureAlgorithm] = match key.key_data().is_rsa() {
-        true => &[SignatureAlgorithm::RsaSha512, SignatureAlgorithm::RsaSha256],
-        false => {
-            &[SignatureAlgorithm::Ed25519, SignatureAlgorithm::EcdsaP256, SignatureAlgorithm::EcdsaP384, SignatureAlgorithm::EcdsaP521]
+/// What a server shows of the signatures that it takes.
+struct Announced<'a> {
+    server_sig_algs: Option<&'a [String]>,
+    /// Whether it offers a host key of RSA with SHA-2.
+    knows_rsa_sha2: bool,
+    /// Whether it may be given SHA-1.
+    sha1: bool,
+}
+
+impl<'a> Announced<'a> {
+    fn by(leg: &'a Leg) -> Self {
+        Self { server_sig_algs: leg.server_sig_algs(), knows_rsa_sha2: leg.server_knows_rsa_sha2(), sha1: leg.may_sign_with_sha1() }
+    }
+}
+
+/// What to sign with, first to last. RFC 8332, 3.2: for RSA the server's own list decides. One without a list that shows no knowledge of
+/// SHA-2 elsewhere is of the time before it, and may punish what it does not know (RFC 8332, 3.3): there SHA-1 comes first.
+fn algorithms_for(key: &PrivateKey, announced: &Announced<'_>) -> Result<Vec<SignatureAlgorithm>, AuthError> {
+    use SignatureAlgorithm::{EcdsaP256, EcdsaP384, EcdsaP521, Ed25519, RsaSha1, RsaSha256, RsaSha512};
+    if !key.key_data().is_rsa() {
+        let all = [Ed25519, EcdsaP256, EcdsaP384, EcdsaP521].into_iter();
+        return Ok(all.filter(|algorithm| algorithm.fits(&key.algorithm())).collect());
+    }
+    let sha1 = announced.sha1.then_some(RsaSha1);
+    let chosen: Vec<_> = match announced.server_sig_algs {
+        Some(names) => {
+            let named = [RsaSha512, RsaSha256].into_iter().filter(|algorithm| names.iter().any(|name| name == algorithm.name()));
+            named.chain(sha1).collect()
         }
+        None if announced.knows_rsa_sha2 => [RsaSha256].into_iter().chain(sha1).collect(),
+        None => sha1.into_iter().chain([RsaSha256]).collect(),
     };
-    let fitting = || wanted.iter().copied().filter(|algorithm| algorithm.fits(&key.algorithm()));
-    let chosen = match server_sig_algs {
-        Some(theirs) if key.key_data().is_rsa() => fitting().find(|algorithm| theirs.iter().any(|name| name == algorithm.name())),
-        _ => fitting().next_back(),
-    };
-    let theirs = || server_sig_algs.unwrap_or_default().join(",").chars().take(1024).collect();
-    chosen.ok_or_else(|| AuthError::NoSignatureAlgorithm { theirs: theirs() })
+    if chosen.is_empty() {
+        let theirs = announced.server_sig_algs.unwrap_or_default().join(",").chars().take(1024).collect();
+        return Err(AuthError::NoSignatureAlgorithm { theirs });
+    }
+    Ok(chosen)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::SignatureAlgorithm::{RsaSha1, RsaSha256, RsaSha512};
     use super::*;
+
+    fn rsa_key() -> PrivateKey {
+        PrivateKey::from_openssh(include_str!("../../fuzz/corpus/instance_secret/openssh-rsa")).unwrap()
+    }
 
     #[test]
     fn a_long_list_of_algorithms_does_not_fill_the_log() {
-        let key = PrivateKey::from_openssh(include_str!("../../fuzz/corpus/instance_secret/openssh-rsa")).unwrap();
         let list = vec!["ssh-dss".repeat(100); 64];
-        let error = algorithm_for(&key, Some(&list)).unwrap_err().to_string();
+        let announced = Announced { server_sig_algs: Some(&list), knows_rsa_sha2: false, sha1: false };
+        let error = algorithms_for(&rsa_key(), &announced).unwrap_err().to_string();
         assert!(error.contains("ssh-dss") && error.len() < 2048, "{}", error.len());
+    }
+
+    #[test]
+    fn sha_1_signs_only_where_it_may_and_first_only_where_nothing_newer_is_known() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let all = names(&["ssh-ed25519", "ssh-rsa", "rsa-sha2-256", "rsa-sha2-512"]);
+        let old = names(&["ssh-rsa"]);
+        let order =
+            |server_sig_algs, knows_rsa_sha2, sha1| algorithms_for(&rsa_key(), &Announced { server_sig_algs, knows_rsa_sha2, sha1 }).ok();
+        assert_eq!(order(Some(&all[..]), true, false).unwrap(), [RsaSha512, RsaSha256]);
+        assert_eq!(order(Some(&all), true, true).unwrap(), [RsaSha512, RsaSha256, RsaSha1]);
+        assert_eq!(order(Some(&old), false, true).unwrap(), [RsaSha1]);
+        assert_eq!(order(Some(&old), false, false), None);
+        assert_eq!(order(None, true, true).unwrap(), [RsaSha256, RsaSha1]);
+        assert_eq!(order(None, false, true).unwrap(), [RsaSha1, RsaSha256]);
+        assert_eq!(order(None, false, false).unwrap(), [RsaSha256]);
     }
 }

@@ -1,16 +1,14 @@
-use aes::{Aes128, Aes192, Aes256};
 use aws_lc_rs::aead::{self, chacha20_poly1305_openssh as chacha};
-use ctr::Ctr128BE;
-use ctr::cipher::{KeyIvInit, StreamCipher};
 
 use super::TransportError;
 use super::mac::Mac;
+use super::stream::{Direction, Stream};
 
 /// The length field in front of every packet.
 pub(super) const LEN: usize = 4;
 const GCM_TAG: usize = 16;
 
-/// A cipher by name (RFC 4344, RFC 5647 as OpenSSH's PROTOCOL changes it, PROTOCOL.chacha20poly1305).
+/// A cipher by name (RFC 4253, 6.3; RFC 4344, RFC 5647 as OpenSSH's PROTOCOL changes it, PROTOCOL.chacha20poly1305).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CipherName {
     pub(super) name: &'static str,
@@ -24,15 +22,21 @@ pub(super) enum CipherKind {
     Gcm,
     ChaCha,
     Ctr,
+    AesCbc,
+    TripleDesCbc,
 }
 
-const CIPHERS: [CipherName; 6] = [
+const CIPHERS: [CipherName; 10] = [
     CipherName { name: "aes128-gcm@openssh.com", kind: CipherKind::Gcm, key_len: 16, iv_len: 12 },
     CipherName { name: "aes256-gcm@openssh.com", kind: CipherKind::Gcm, key_len: 32, iv_len: 12 },
     CipherName { name: "chacha20-poly1305@openssh.com", kind: CipherKind::ChaCha, key_len: 64, iv_len: 0 },
     CipherName { name: "aes128-ctr", kind: CipherKind::Ctr, key_len: 16, iv_len: 16 },
     CipherName { name: "aes192-ctr", kind: CipherKind::Ctr, key_len: 24, iv_len: 16 },
     CipherName { name: "aes256-ctr", kind: CipherKind::Ctr, key_len: 32, iv_len: 16 },
+    CipherName { name: "aes128-cbc", kind: CipherKind::AesCbc, key_len: 16, iv_len: 16 },
+    CipherName { name: "aes192-cbc", kind: CipherKind::AesCbc, key_len: 24, iv_len: 16 },
+    CipherName { name: "aes256-cbc", kind: CipherKind::AesCbc, key_len: 32, iv_len: 16 },
+    CipherName { name: "3des-cbc", kind: CipherKind::TripleDesCbc, key_len: 24, iv_len: 8 },
 ];
 
 impl CipherName {
@@ -42,7 +46,7 @@ impl CipherName {
 
     /// Whether the cipher authenticates by itself, so that no MAC is negotiated.
     pub(super) fn is_aead(self) -> bool {
-        !matches!(self.kind, CipherKind::Ctr)
+        matches!(self.kind, CipherKind::Gcm | CipherKind::ChaCha)
     }
 }
 
@@ -70,26 +74,6 @@ impl Gcm {
     }
 }
 
-/// A stream cipher with a MAC of its own beside it.
-pub(super) struct Stream {
-    cipher: Box<dyn StreamCipher + Send>,
-    mac: Mac,
-}
-
-impl Stream {
-    fn new(keys: Keys<'_>) -> Result<Box<Self>, TransportError> {
-        let Keys { key, iv, mac, .. } = keys;
-        let mac = mac.ok_or(TransportError::Crypto("no MAC"))?;
-        let wrong = |_| TransportError::Crypto("aes-ctr key or iv");
-        let cipher: Box<dyn StreamCipher + Send> = match key.len() {
-            16 => Box::new(Ctr128BE::<Aes128>::new_from_slices(key, iv).map_err(wrong)?),
-            24 => Box::new(Ctr128BE::<Aes192>::new_from_slices(key, iv).map_err(wrong)?),
-            _ => Box::new(Ctr128BE::<Aes256>::new_from_slices(key, iv).map_err(wrong)?),
-        };
-        Ok(Box::new(Self { cipher, mac }))
-    }
-}
-
 /// Keys of one direction, as RFC 4253, 7.2 derives them.
 pub(super) struct Keys<'a> {
     pub(super) cipher: CipherName,
@@ -111,7 +95,7 @@ impl Sealer {
         Ok(match keys.cipher.kind {
             CipherKind::Gcm => Self::Gcm(Box::new(Gcm::new(keys.key, keys.iv)?)),
             CipherKind::ChaCha => Self::ChaCha(Box::new(chacha::SealingKey::new(chacha_key(keys.key)?))),
-            CipherKind::Ctr => Self::Stream(Stream::new(keys)?),
+            CipherKind::Ctr | CipherKind::AesCbc | CipherKind::TripleDesCbc => Self::Stream(Stream::new(keys, Direction::Seal)?),
         })
     }
 
@@ -121,7 +105,7 @@ impl Sealer {
             Self::Clear => (8, true),
             Self::Gcm(_) => (16, false),
             Self::ChaCha(_) => (8, false),
-            Self::Stream(stream) => (16, !stream.mac.etm),
+            Self::Stream(stream) => (stream.block, !stream.mac.etm),
         }
     }
 
@@ -132,6 +116,11 @@ impl Sealer {
             Self::ChaCha(_) => chacha::TAG_LEN,
             Self::Stream(stream) => stream.mac.len(),
         }
+    }
+
+    /// Whether padding must not be foreseen (RFC 4253, 6): with CBC.
+    pub(super) fn wants_random_padding(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.chained)
     }
 
     /// Seals length field, padding length, payload and padding in `packet`, whose last [`Sealer::tag_len`] bytes become the tag.
@@ -153,12 +142,12 @@ impl Sealer {
             }
             Self::Stream(stream) if stream.mac.etm => {
                 let (_, body) = packet.split_at_mut(LEN);
-                stream.cipher.apply_keystream(body);
+                stream.apply(body);
                 stream.mac.sign(seq, packet, tag);
             }
             Self::Stream(stream) => {
                 stream.mac.sign(seq, packet, tag);
-                stream.cipher.apply_keystream(packet);
+                stream.apply(packet);
             }
         }
         Ok(())
@@ -170,7 +159,8 @@ pub(super) enum Opener {
     Clear,
     Gcm(Box<Gcm>),
     ChaCha(Box<chacha::OpeningKey>),
-    /// With encrypt-and-MAC, the first block is decrypted to learn the length and kept until the whole packet is there.
+    /// With encrypt-and-MAC, the beginning is decrypted to learn the length and kept until the whole packet is there. No packet is shorter
+    /// (RFC 4253, 6), whatever the block.
     Stream(Box<Stream>, Option<[u8; 16]>),
 }
 
@@ -179,7 +169,7 @@ impl Opener {
         Ok(match keys.cipher.kind {
             CipherKind::Gcm => Self::Gcm(Box::new(Gcm::new(keys.key, keys.iv)?)),
             CipherKind::ChaCha => Self::ChaCha(Box::new(chacha::OpeningKey::new(chacha_key(keys.key)?))),
-            CipherKind::Ctr => Self::Stream(Stream::new(keys)?, None),
+            CipherKind::Ctr | CipherKind::AesCbc | CipherKind::TripleDesCbc => Self::Stream(Stream::new(keys, Direction::Open)?, None),
         })
     }
 
@@ -188,7 +178,7 @@ impl Opener {
             Self::Clear => (8, true),
             Self::Gcm(_) => (16, false),
             Self::ChaCha(_) => (8, false),
-            Self::Stream(stream, _) => (16, !stream.mac.etm),
+            Self::Stream(stream, _) => (stream.block, !stream.mac.etm),
         }
     }
 
@@ -198,6 +188,19 @@ impl Opener {
             Self::Gcm(_) => GCM_TAG,
             Self::ChaCha(_) => chacha::TAG_LEN,
             Self::Stream(stream, _) => stream.mac.len(),
+        }
+    }
+
+    /// Whether a peer's bytes decide about the length before the MAC has judged them, and one of them changes only the plain text of its own
+    /// place: CBC with encrypt-and-MAC. Then when a broken packet is told says something of its plain text (CVE-2008-5161).
+    pub(super) fn tells_by_time(&self) -> bool {
+        matches!(self, Self::Stream(stream, _) if stream.chained && !stream.mac.etm)
+    }
+
+    /// The work of a MAC over `len` bytes more.
+    pub(super) fn work_in_vain(&self, len: usize) {
+        if let Self::Stream(stream, _) = self {
+            std::hint::black_box(stream.mac.verify(0, &vec![0; len], &[]));
         }
     }
 
@@ -214,7 +217,7 @@ impl Opener {
                     Some(block) => *block,
                     None => {
                         let mut block: [u8; 16] = received.get(..16)?.try_into().ok()?;
-                        stream.cipher.apply_keystream(&mut block);
+                        stream.apply(&mut block);
                         *first = Some(block);
                         block
                     }
@@ -248,14 +251,14 @@ impl Opener {
                 }
                 plain.copy_from_slice(packet);
                 let (_, body) = plain.split_at_mut_checked(LEN).ok_or(FORGED)?;
-                stream.cipher.apply_keystream(body);
+                stream.apply(body);
             }
             Self::Stream(stream, first) => {
                 plain.copy_from_slice(packet);
                 let block = first.take().ok_or(FORGED)?;
                 let (head, rest) = plain.split_at_mut_checked(block.len()).ok_or(FORGED)?;
                 head.copy_from_slice(&block);
-                stream.cipher.apply_keystream(rest);
+                stream.apply(rest);
                 if !stream.mac.verify(seq, plain, tag) {
                     return Err(FORGED);
                 }

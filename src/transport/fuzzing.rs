@@ -11,6 +11,7 @@ pub use auth::{auth_client, auth_server};
 pub use leg::{leg_client, leg_server};
 
 use super::cipher::{CipherName, Keys, LEN, Opener, Sealer};
+use super::group_exchange;
 use super::host_key::{HostKey, SignatureAlgorithm};
 use super::kex::{self, Ephemeral, Method};
 use super::mac::{Mac, MacName};
@@ -32,6 +33,16 @@ const SUITES: [(&str, &str); 9] = [
     ("aes256-ctr", "hmac-sha2-512-etm@openssh.com"),
 ];
 
+/// The same of what only old instances are offered.
+const LEGACY_SUITES: [(&str, &str); 6] = [
+    ("aes128-cbc", "hmac-sha1"),
+    ("aes192-cbc", "hmac-md5"),
+    ("aes256-cbc", "hmac-sha1-etm@openssh.com"),
+    ("3des-cbc", "hmac-md5"),
+    ("3des-cbc", "hmac-sha2-256-etm@openssh.com"),
+    ("aes256-ctr", "hmac-sha1"),
+];
+
 fn keys<'a>((cipher, mac): (&str, &str), material: &'a [u8; 64]) -> Keys<'a> {
     let cipher = CipherName::find(cipher).unwrap();
     let mac = MacName::find(mac).map(|name| Mac::new(name, &material[..name.key_len]));
@@ -45,10 +56,11 @@ pub fn packet_reader(data: &[u8]) {
     let (mut out, mut inbound) = (Outbound::new(), Inbound::new());
     let material = [0x42; 64];
     // 0 stays without keys.
-    let suite = script.below(SUITES.len() + 1);
+    let suites = [&SUITES[..], &LEGACY_SUITES].concat();
+    let suite = script.below(suites.len() + 1);
     let is_clear = suite == 0;
     if !is_clear {
-        let suite = SUITES[suite - 1];
+        let suite = suites[suite - 1];
         out.rekey(Sealer::new(keys(suite, &material)).unwrap(), true);
         inbound.rekey(Opener::new(keys(suite, &material)).unwrap(), true);
     }
@@ -119,9 +131,14 @@ pub fn packet_reader(data: &[u8]) {
 /// A KEXINIT: what both roles choose from it is on both lists.
 pub fn kexinit(data: &[u8]) {
     let Ok(theirs) = KexInit::parse(data) else { return };
-    let ours = Preferences::modern();
-    for role in [Role::Client, Role::Server] {
-        match Negotiated::choose(&ours, role, &theirs) {
+    let (modern, all) = (Preferences::modern(), Preferences::with_legacy());
+    let mut needed = all.clone();
+    needed.keep_needed_legacy(&theirs);
+    // What a server does not need changes nothing.
+    let choose = |ours: &Preferences| Negotiated::choose(ours, Role::Client, &theirs).ok().map(|chosen| (chosen.describe(), chosen.weak()));
+    assert!(choose(&needed) == choose(&all));
+    for (ours, role) in [(&modern, Role::Client), (&modern, Role::Server), (&needed, Role::Client)] {
+        match Negotiated::choose(ours, role, &theirs) {
             Ok(chosen) => {
                 let both = |ours: &[&str], theirs: &[String], name: &str| ours.contains(&name) && theirs.iter().any(|their| their == name);
                 assert!(both(&ours.kex, &theirs.kex, chosen.method.name()));
@@ -132,7 +149,7 @@ pub fn kexinit(data: &[u8]) {
                 assert!(chosen.mac_c2s.is_none_or(|mac| both(&ours.macs, &theirs.macs_c2s, mac.name)));
                 assert!(chosen.mac_s2c.is_none_or(|mac| both(&ours.macs, &theirs.macs_s2c, mac.name)));
                 assert!(theirs.first_kex_packet_follows || !chosen.skip_guess);
-                assert!(chosen.describe().len() < 256);
+                assert!(chosen.describe().len() < 256 && (ours.has_legacy() || chosen.weak().is_empty()));
             }
             // The operator reads it, and a log.
             Err(error) => assert!(error.to_string().len() < 8 * 1024),
@@ -156,7 +173,7 @@ pub fn kex_messages(data: &[u8]) {
         "diffie-hellman-group14-sha256",
         "diffie-hellman-group16-sha512",
     ];
-    const ALGORITHMS: [SignatureAlgorithm; 7] = [
+    const ALGORITHMS: [SignatureAlgorithm; 8] = [
         SignatureAlgorithm::Ed25519,
         SignatureAlgorithm::Ed25519Certificate,
         SignatureAlgorithm::EcdsaP256,
@@ -164,9 +181,10 @@ pub fn kex_messages(data: &[u8]) {
         SignatureAlgorithm::EcdsaP521,
         SignatureAlgorithm::RsaSha256,
         SignatureAlgorithm::RsaSha512,
+        SignatureAlgorithm::RsaSha1,
     ];
     let mut script = Script::new(data);
-    match script.below(3) {
+    match script.below(4) {
         0 => {
             let method = Method::find(METHODS[script.below(METHODS.len())]).unwrap();
             if let Ok((public, secret)) = kex::respond(method, script.rest()) {
@@ -182,12 +200,21 @@ pub fn kex_messages(data: &[u8]) {
                 }
             });
         }
-        _ => {
+        2 => {
             let algorithm = ALGORITHMS[script.below(ALGORITHMS.len())];
             let mut reader = Reader::new(script.rest());
             let (Ok(blob), Ok(signature)) = (reader.string(), reader.string()) else { return };
             if let Ok(key) = HostKey::verify(algorithm, blob, signature, b"the exchange hash") {
                 assert!(key.fingerprint().starts_with("SHA256:") && key.public_key().to_openssh().is_ok() && key.is_same(&key));
+            }
+        }
+        _ => {
+            // A server's group, and its public value in it.
+            let mut value = [0; 32];
+            value.copy_from_slice(&script.take(32).iter().copied().chain([7; 32]).take(32).collect::<Vec<_>>());
+            if let Ok(ours) = group_exchange::take_group(script.rest()) {
+                assert!(ours.public.len() >= 256 && ours.public.len() <= 1024);
+                assert!(ours.agree(&value).is_ok_and(|secret| secret.len() == ours.public.len()) || value[..31] == [0; 31]);
             }
         }
     }

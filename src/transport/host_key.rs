@@ -6,6 +6,7 @@ use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey, PublicKey, Signature};
 
 use super::TransportError;
+use super::preferences::SSH_RSA;
 use super::wire::put_string;
 
 /// A public key algorithm as negotiated or announced: the key's type and, for RSA, the hash (RFC 8332).
@@ -19,11 +20,21 @@ pub enum SignatureAlgorithm {
     EcdsaP521,
     RsaSha256,
     RsaSha512,
+    /// `ssh-rsa`, with SHA-1: towards old instances only.
+    RsaSha1,
 }
 
 impl SignatureAlgorithm {
-    const ALL: [Self; 7] =
-        [Self::Ed25519, Self::Ed25519Certificate, Self::EcdsaP256, Self::EcdsaP384, Self::EcdsaP521, Self::RsaSha256, Self::RsaSha512];
+    const ALL: [Self; 8] = [
+        Self::Ed25519,
+        Self::Ed25519Certificate,
+        Self::EcdsaP256,
+        Self::EcdsaP384,
+        Self::EcdsaP521,
+        Self::RsaSha256,
+        Self::RsaSha512,
+        Self::RsaSha1,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +45,7 @@ impl SignatureAlgorithm {
             Self::EcdsaP521 => "ecdsa-sha2-nistp521",
             Self::RsaSha256 => "rsa-sha2-256",
             Self::RsaSha512 => "rsa-sha2-512",
+            Self::RsaSha1 => SSH_RSA,
         }
     }
 
@@ -50,13 +62,14 @@ impl SignatureAlgorithm {
             Self::EcdsaP521 => Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
             Self::RsaSha256 => Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
             Self::RsaSha512 => Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
+            Self::RsaSha1 => Algorithm::Rsa { hash: None },
         }
     }
 
     /// Whether a key of this type signs with this algorithm.
     pub fn fits(self, key: &Algorithm) -> bool {
         match key {
-            Algorithm::Rsa { .. } => matches!(self, Self::RsaSha256 | Self::RsaSha512),
+            Algorithm::Rsa { .. } => matches!(self, Self::RsaSha256 | Self::RsaSha512 | Self::RsaSha1),
             other => *other == self.of_signature(),
         }
     }
@@ -143,6 +156,7 @@ impl HostIdentity {
 pub fn sign_with(key: &PrivateKey, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, TransportError> {
     const FAILED: TransportError = TransportError::Crypto("signing");
     let signature = match (key.key_data().rsa(), algorithm) {
+        (Some(rsa), SignatureAlgorithm::RsaSha1) => (rsa, None).try_sign(message),
         (Some(rsa), SignatureAlgorithm::RsaSha256) => (rsa, Some(HashAlg::Sha256)).try_sign(message),
         (Some(rsa), _) => (rsa, Some(HashAlg::Sha512)).try_sign(message),
         (None, _) => key.try_sign(message),

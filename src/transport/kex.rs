@@ -3,15 +3,16 @@ use aws_lc_rs::digest;
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
 use zeroize::Zeroizing;
 
-use super::TransportError;
 use super::dh::{DhSecret, Group};
+use super::preferences::is_legacy;
 use super::wire::{put_mpint, put_string};
+use super::{TransportError, group_exchange, msg};
 
 const MLKEM_PUBLIC: usize = 1184;
 const MLKEM_CIPHERTEXT: usize = 1088;
 const X25519_PUBLIC: usize = 32;
 
-/// A key exchange method (RFC 4253, 8; RFC 5656; RFC 8268; RFC 8731; draft-ietf-sshm-mlkem-hybrid-kex).
+/// A key exchange method (RFC 4253, 8; RFC 4419; RFC 5656; RFC 8268; RFC 8731; draft-ietf-sshm-mlkem-hybrid-kex).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     MlKem768X25519,
@@ -22,10 +23,14 @@ pub(super) enum Method {
     EcdhP521,
     DhGroup14Sha256,
     DhGroup16Sha512,
+    DhGroupExchangeSha256,
+    DhGroup14Sha1,
+    DhGroupExchangeSha1,
+    DhGroup1Sha1,
 }
 
 impl Method {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::MlKem768X25519,
         Self::Curve25519,
         Self::Curve25519LibSsh,
@@ -34,6 +39,10 @@ impl Method {
         Self::EcdhP521,
         Self::DhGroup14Sha256,
         Self::DhGroup16Sha512,
+        Self::DhGroupExchangeSha256,
+        Self::DhGroup14Sha1,
+        Self::DhGroupExchangeSha1,
+        Self::DhGroup1Sha1,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -46,6 +55,10 @@ impl Method {
             Self::EcdhP521 => "ecdh-sha2-nistp521",
             Self::DhGroup14Sha256 => "diffie-hellman-group14-sha256",
             Self::DhGroup16Sha512 => "diffie-hellman-group16-sha512",
+            Self::DhGroupExchangeSha256 => "diffie-hellman-group-exchange-sha256",
+            Self::DhGroup14Sha1 => "diffie-hellman-group14-sha1",
+            Self::DhGroupExchangeSha1 => "diffie-hellman-group-exchange-sha1",
+            Self::DhGroup1Sha1 => "diffie-hellman-group1-sha1",
         }
     }
 
@@ -55,15 +68,26 @@ impl Method {
 
     pub(super) fn hash(self) -> &'static digest::Algorithm {
         match self {
-            Self::MlKem768X25519 | Self::Curve25519 | Self::Curve25519LibSsh | Self::EcdhP256 | Self::DhGroup14Sha256 => &digest::SHA256,
+            Self::MlKem768X25519 | Self::Curve25519 | Self::Curve25519LibSsh | Self::EcdhP256 => &digest::SHA256,
+            Self::DhGroup14Sha256 | Self::DhGroupExchangeSha256 => &digest::SHA256,
             Self::EcdhP384 => &digest::SHA384,
             Self::EcdhP521 | Self::DhGroup16Sha512 => &digest::SHA512,
+            Self::DhGroup14Sha1 | Self::DhGroupExchangeSha1 | Self::DhGroup1Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
         }
     }
 
     /// Whether public values go into the exchange hash as mpints (RFC 4253, 8) or as strings (the rest).
     fn hashes_mpints(self) -> bool {
-        matches!(self, Self::DhGroup14Sha256 | Self::DhGroup16Sha512)
+        match self {
+            Self::MlKem768X25519 | Self::Curve25519 | Self::Curve25519LibSsh | Self::EcdhP256 | Self::EcdhP384 | Self::EcdhP521 => false,
+            Self::DhGroup14Sha256 | Self::DhGroup16Sha512 | Self::DhGroup14Sha1 | Self::DhGroup1Sha1 => true,
+            Self::DhGroupExchangeSha256 | Self::DhGroupExchangeSha1 => true,
+        }
+    }
+
+    /// Whether the server chooses the group, in two messages more (RFC 4419).
+    fn exchanges_groups(self) -> bool {
+        matches!(self, Self::DhGroupExchangeSha256 | Self::DhGroupExchangeSha1)
     }
 
     /// A public value as the messages 30 and 31 and the exchange hash carry it.
@@ -75,11 +99,50 @@ impl Method {
 /// K, as the exchange hash and the key derivation take it: an mpint, or a string for the hybrid method.
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
+/// A client's half of a key exchange, message by message.
+pub(super) enum ClientHalf {
+    /// A group was asked for.
+    AwaitsGroup,
+    /// Our public value is out.
+    AwaitsReply(Ephemeral),
+}
+
+impl ClientHalf {
+    /// With the first message of the method.
+    pub(super) fn start(method: Method) -> Result<(Self, Vec<u8>), TransportError> {
+        if method.exchanges_groups() {
+            return Ok((Self::AwaitsGroup, group_exchange::request()));
+        }
+        let ours = Ephemeral::generate(method)?;
+        let mut message = vec![msg::KEX_INIT];
+        method.put_public(&mut message, ours.public());
+        Ok((Self::AwaitsReply(ours), message))
+    }
+
+    /// The server's group → our public value in it.
+    pub(super) fn take_group(message: &[u8]) -> Result<(Self, Vec<u8>), TransportError> {
+        let ours = group_exchange::take_group(message)?;
+        let mut message = vec![msg::GEX_INIT];
+        put_mpint(&mut message, &ours.public);
+        Ok((Self::AwaitsReply(Ephemeral::DhInGroup(ours)), message))
+    }
+}
+
 /// Our ephemeral half of an exchange.
 pub(super) enum Ephemeral {
-    Hybrid { kem: DecapsulationKey, x25519: agreement::PrivateKey, public: Vec<u8> },
-    Curve { algorithm: &'static agreement::Algorithm, secret: agreement::PrivateKey, public: Vec<u8> },
+    Hybrid {
+        kem: DecapsulationKey,
+        x25519: agreement::PrivateKey,
+        public: Vec<u8>,
+    },
+    Curve {
+        algorithm: &'static agreement::Algorithm,
+        secret: agreement::PrivateKey,
+        public: Vec<u8>,
+    },
     Dh(DhSecret),
+    /// In a group of the server's.
+    DhInGroup(DhSecret),
 }
 
 impl Ephemeral {
@@ -101,8 +164,12 @@ impl Ephemeral {
                 public.extend_from_slice(&x25519_public);
                 return Ok(Self::Hybrid { kem, x25519, public });
             }
-            Method::DhGroup14Sha256 => return DhSecret::generate(Group::Group14).map(Self::Dh),
-            Method::DhGroup16Sha512 => return DhSecret::generate(Group::Group16).map(Self::Dh),
+            Method::DhGroup14Sha256 | Method::DhGroup14Sha1 => return DhSecret::generate(Group::fourteen()?).map(Self::Dh),
+            Method::DhGroup16Sha512 => return DhSecret::generate(Group::sixteen()?).map(Self::Dh),
+            Method::DhGroup1Sha1 => return DhSecret::generate(Group::one()?).map(Self::Dh),
+            Method::DhGroupExchangeSha256 | Method::DhGroupExchangeSha1 => {
+                return Err(TransportError::Crypto("a public value before its group"));
+            }
             Method::Curve25519 | Method::Curve25519LibSsh => &agreement::X25519,
             Method::EcdhP256 => &agreement::ECDH_P256,
             Method::EcdhP384 => &agreement::ECDH_P384,
@@ -115,7 +182,19 @@ impl Ephemeral {
     pub(super) fn public(&self) -> &[u8] {
         match self {
             Self::Hybrid { public, .. } | Self::Curve { public, .. } => public,
-            Self::Dh(secret) => &secret.public,
+            Self::Dh(secret) | Self::DhInGroup(secret) => &secret.public,
+        }
+    }
+
+    /// The number of the message that answers it.
+    pub(super) fn reply(&self) -> u8 {
+        if matches!(self, Self::DhInGroup(_)) { msg::GEX_REPLY } else { msg::KEX_REPLY }
+    }
+
+    /// What the exchange hash holds of a group that the server chose.
+    pub(super) fn put_group(&self, hashed: &mut Vec<u8>) {
+        if let Self::DhInGroup(secret) = self {
+            group_exchange::put_group(hashed, &secret.group);
         }
     }
 
@@ -130,13 +209,16 @@ impl Ephemeral {
                 Ok(hybrid_secret(shared.as_ref(), &curve))
             }
             Self::Curve { algorithm, secret, .. } => Ok(as_mpint(&agree_on_curve(secret, algorithm, peer)?)),
-            Self::Dh(secret) => Ok(as_mpint(&secret.agree(peer)?)),
+            Self::Dh(secret) | Self::DhInGroup(secret) => Ok(as_mpint(&secret.agree(peer)?)),
         }
     }
 }
 
-/// A server's answer to a client's public value: our public value and K.
+/// A server's answer to a client's public value: our public value and K. Modern methods only.
 pub(super) fn respond(method: Method, peer: &[u8]) -> Result<(Vec<u8>, Secret), TransportError> {
+    if is_legacy(method.name()) {
+        return Err(TransportError::Crypto("a legacy key exchange in server role"));
+    }
     if method != Method::MlKem768X25519 {
         let ours = Ephemeral::generate(method)?;
         let secret = ours.agree(peer)?;
@@ -190,6 +272,10 @@ mod tests {
     fn both_sides_of_every_method_agree() {
         for method in Method::ALL {
             assert_eq!(Method::find(method.name()), Some(method));
+            if is_legacy(method.name()) {
+                assert!(respond(method, &[7; 128]).is_err());
+                continue;
+            }
             let client = Ephemeral::generate(method).unwrap();
             let (public, servers) = respond(method, client.public()).unwrap();
             assert_eq!(*client.agree(&public).unwrap(), *servers, "{}", method.name());

@@ -5,12 +5,16 @@ use zeroize::Zeroizing;
 
 use super::cipher::{CipherName, Keys, Opener, Sealer};
 use super::derive::KeySource;
-use super::kex::{self, Ephemeral, Method, Secret};
+use super::kex::{self, ClientHalf, Secret};
 use super::mac::{Mac, MacName};
-use super::negotiate::{KexInit, Negotiated, Preferences};
+use super::negotiate::{KexInit, Negotiated};
 use super::packet::{HEADER, Inbound, Outbound};
+use super::preferences::{Preferences, is_legacy};
 use super::wire::{Reader, put_string, put_u32};
 use super::{Buffer, HostIdentity, HostKey, MAX_HELD, MAX_UNREAD, SignatureAlgorithm, TransportError, msg};
+
+#[cfg(test)]
+mod tests;
 
 /// RFC 4253, 4.2: 255 bytes, line end included.
 const MAX_VERSION_LINE: usize = 255;
@@ -66,8 +70,8 @@ struct Running {
     ours: Vec<u8>,
     theirs: Vec<u8>,
     negotiated: Negotiated,
-    /// The client's half.
-    ephemeral: Option<Ephemeral>,
+    /// What a client has sent of the method, and waits for.
+    half: Option<ClientHalf>,
     /// The peer guessed wrong: its next message is to be skipped.
     skip: bool,
 }
@@ -89,8 +93,13 @@ pub struct Leg {
     /// Whether the first key exchange is over inward.
     got_newkeys: bool,
     peer_takes_ext_info: bool,
+    server_knows_rsa_sha2: bool,
+    /// Whether a client may use legacy algorithms at all.
+    takes_legacy: bool,
     host_key: Option<HostKey>,
     negotiated: Option<Negotiated>,
+    /// What the login was signed with, when it is weak.
+    weak_login: Option<SignatureAlgorithm>,
     /// server-sig-algs of the peer (RFC 8308, 3.1).
     server_sig_algs: Option<Vec<String>>,
     held: Vec<Zeroizing<Vec<u8>>>,
@@ -103,15 +112,23 @@ impl Leg {
 
     /// A client's leg: its version line and KEXINIT are ready to go.
     pub fn client(preferences: Preferences, version: &str) -> Result<Self, TransportError> {
-        let mut leg = Self::new(Role::Client, preferences, None, version);
+        let mut leg = Self::patient_client(preferences, version);
         leg.start_kex()?;
         Ok(leg)
+    }
+
+    /// A client's leg whose KEXINIT follows the server's, with those legacy algorithms alone that the server leaves no choice but to use;
+    /// or [`Leg::start_kex`] for a server that waits for it. It costs no round trip: the message behind the KEXINIT, which needs the
+    /// server's, leaves at the same moment either way.
+    pub fn patient_client(preferences: Preferences, version: &str) -> Self {
+        Self::new(Role::Client, preferences, None, version)
     }
 
     /// A server's leg: its version line is ready to go; its KEXINIT follows the client's, so that it can be trimmed to it, or
     /// [`Leg::start_kex`] for a client that waits for it.
     pub fn server(mut preferences: Preferences, identity: HostIdentity, version: &str) -> Self {
         preferences.host_key = identity.algorithms();
+        preferences.drop_legacy();
         Self::new(Role::Server, preferences, Some(identity), version)
     }
 
@@ -121,6 +138,7 @@ impl Leg {
         outbound.buffer.put(b"\r\n");
         Self {
             role,
+            takes_legacy: role == Role::Client && preferences.has_legacy(),
             preferences,
             identity,
             inbound: Inbound::new(),
@@ -133,8 +151,10 @@ impl Leg {
             strict: false,
             got_newkeys: false,
             peer_takes_ext_info: false,
+            server_knows_rsa_sha2: false,
             host_key: None,
             negotiated: None,
+            weak_login: None,
             server_sig_algs: None,
             held: Vec::new(),
             held_bytes: 0,
@@ -173,6 +193,36 @@ impl Leg {
         self.negotiated.as_ref()
     }
 
+    /// The weak algorithms in use: each name once. A leg in server role never has any.
+    pub fn weak(&self) -> Vec<&'static str> {
+        let mut weak = self.negotiated.as_ref().map(Negotiated::weak).unwrap_or_default();
+        weak.extend(self.weak_login.map(SignatureAlgorithm::name).filter(|name| !weak.contains(name)));
+        weak
+    }
+
+    /// Forgets the legacy algorithms: for a server that seems to be modern and waits for our KEXINIT.
+    pub fn drop_legacy(&mut self) {
+        self.preferences.drop_legacy();
+        self.takes_legacy = false;
+    }
+
+    /// Whether this server may be given a signature with SHA-1: where it tells of no better (RFC 8332, 3.3), or names it and has shown by
+    /// what else it uses how old it is.
+    pub(super) fn may_sign_with_sha1(&self) -> bool {
+        let names_it = |names: &[String]| names.iter().any(|name| name == SignatureAlgorithm::RsaSha1.name());
+        self.takes_legacy && self.server_sig_algs().is_none_or(|names| names_it(names) && !self.weak().is_empty())
+    }
+
+    /// Whether this server's offer of host keys shows that it knows RSA with SHA-2.
+    pub(super) fn server_knows_rsa_sha2(&self) -> bool {
+        self.server_knows_rsa_sha2
+    }
+
+    /// Notes what the login is signed with.
+    pub(super) fn note_login(&mut self, algorithm: SignatureAlgorithm) {
+        self.weak_login = Some(algorithm).filter(|algorithm| is_legacy(algorithm.name()));
+    }
+
     pub fn server_sig_algs(&self) -> Option<&[String]> {
         self.server_sig_algs.as_deref()
     }
@@ -182,9 +232,10 @@ impl Leg {
         self.got_newkeys
     }
 
-    /// From the first KEXINIT of either side to the last NEWKEYS of both.
+    /// From the first KEXINIT of either side to the last NEWKEYS of both; and while a broken packet is read past, which needs the same
+    /// deadline.
     pub fn in_kex(&self) -> bool {
-        !matches!(self.exchange, Exchange::Idle) || self.session_id.is_none()
+        !matches!(self.exchange, Exchange::Idle) || self.session_id.is_none() || self.inbound.is_discarding()
     }
 
     /// Whether the peer's KEXINIT has come, now or before.
@@ -265,7 +316,7 @@ impl Leg {
                 let taken = match &self.exchange {
                     _ if self.session_id.is_none() => Err(TransportError::Misbehaved("a message came before the first key exchange")),
                     Exchange::Running(_) | Exchange::AwaitingNewKeys { .. } => {
-                        Err(TransportError::Misbehaved("a message came between the peer's KEXINIT and its NEWKEYS"))
+                        Err(TransportError::Misbehaved("a message came publics the peer's KEXINIT and its NEWKEYS"))
                     }
                     Exchange::Idle | Exchange::Offered { .. } => Ok(Received::Message { start, len }),
                 };
@@ -315,7 +366,7 @@ impl Leg {
     fn take_transport(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let number = message.first().copied().unwrap_or_default();
         // Strict KEX: nothing but the exchange itself until the first NEWKEYS, so that nothing can be slipped in or cut out.
-        let belongs = matches!(number, msg::DISCONNECT | msg::KEXINIT | msg::NEWKEYS | msg::KEX_INIT | msg::KEX_REPLY);
+        let belongs = matches!(number, msg::DISCONNECT | msg::KEXINIT | msg::NEWKEYS | msg::KEX_INIT | msg::KEX_REPLY | msg::GEX_REPLY);
         if self.strict && !self.got_newkeys && !belongs {
             return Err(TransportError::Misbehaved("strict key exchange: a message that does not belong there"));
         }
@@ -327,7 +378,7 @@ impl Leg {
             msg::IGNORE | msg::DEBUG | msg::UNIMPLEMENTED => Ok(()),
             msg::EXT_INFO => self.take_ext_info(message),
             msg::KEXINIT => self.take_kexinit(message),
-            msg::KEX_INIT | msg::KEX_REPLY => self.take_exchange(number, message),
+            msg::KEX_INIT | msg::KEX_REPLY | msg::GEX_REPLY => self.take_exchange(number, message),
             msg::NEWKEYS => self.take_newkeys(),
             _ => self.unimplemented(),
         }
@@ -365,6 +416,12 @@ impl Leg {
             if self.role == Role::Server && self.preferences.gcm_alone && theirs.offers_gcm() && matches!(self.exchange, Exchange::Idle) {
                 self.preferences.ciphers.retain(|name| name.ends_with("-gcm@openssh.com"));
             }
+            if self.role == Role::Client {
+                self.server_knows_rsa_sha2 = theirs.host_key.iter().any(|name| name.starts_with("rsa-sha2-"));
+                if matches!(self.exchange, Exchange::Idle) {
+                    self.preferences.keep_needed_legacy(&theirs);
+                }
+            }
         }
         self.start_kex()?;
         let ours = match std::mem::replace(&mut self.exchange, Exchange::Idle) {
@@ -372,18 +429,16 @@ impl Leg {
             _ => return Err(TransportError::Misbehaved("a KEXINIT came in the midst of a key exchange")),
         };
         let negotiated = Negotiated::choose(&self.preferences, self.role, &theirs)?;
-        let ephemeral = match self.role {
+        let half = match self.role {
             Role::Client => {
-                let ephemeral = Ephemeral::generate(negotiated.method)?;
-                let mut message = vec![msg::KEX_INIT];
-                negotiated.method.put_public(&mut message, ephemeral.public());
+                let (half, message) = ClientHalf::start(negotiated.method)?;
                 self.outbound.put(&message)?;
-                Some(ephemeral)
+                Some(half)
             }
             Role::Server => None,
         };
         let skip = negotiated.skip_guess;
-        self.exchange = Exchange::Running(Box::new(Running { ours, theirs: message.to_vec(), negotiated, ephemeral, skip }));
+        self.exchange = Exchange::Running(Box::new(Running { ours, theirs: message.to_vec(), negotiated, half, skip }));
         Ok(())
     }
 
@@ -394,15 +449,26 @@ impl Leg {
             self.exchange = Exchange::Running(running);
             return Ok(());
         }
-        let Running { ours, theirs, negotiated, ephemeral, .. } = *running;
+        if matches!((number, &running.half), (msg::KEX_REPLY, Some(ClientHalf::AwaitsGroup))) {
+            let (half, reply) = ClientHalf::take_group(message)?;
+            self.outbound.put(&reply)?;
+            running.half = Some(half);
+            self.exchange = Exchange::Running(running);
+            return Ok(());
+        }
+        let Running { ours, theirs, negotiated, half, .. } = *running;
         let mut reader = Reader::new(message);
         reader.u8()?;
         let method = negotiated.method;
-        let (hash, secret) = match (self.role, number, ephemeral) {
-            (Role::Client, msg::KEX_REPLY, Some(ephemeral)) => {
+        let (hash, secret) = match (self.role, number, half) {
+            (Role::Client, number, Some(ClientHalf::AwaitsReply(ephemeral))) if number == ephemeral.reply() => {
                 let (blob, public, signature) = (reader.string()?, reader.string()?, reader.string()?);
                 let secret = ephemeral.agree(public)?;
-                let hash = self.exchange_hash(method, [&ours, &theirs], blob, [ephemeral.public(), public], &secret);
+                let mut publics = Vec::new();
+                ephemeral.put_group(&mut publics);
+                method.put_public(&mut publics, ephemeral.public());
+                method.put_public(&mut publics, public);
+                let hash = self.exchange_hash(&negotiated, [&ours, &theirs], blob, &publics, &secret);
                 let host_key = HostKey::verify(negotiated.host_key, blob, signature, &hash)?;
                 if self.host_key.as_ref().is_some_and(|before| !before.is_same(&host_key)) {
                     return Err(TransportError::Misbehaved("the host key changed in a rekey"));
@@ -415,7 +481,10 @@ impl Leg {
                 let (our_public, secret) = kex::respond(method, public)?;
                 let identity = self.identity.as_ref().ok_or(TransportError::Crypto("a server without a host key"))?;
                 let blob = identity.blob(negotiated.host_key)?;
-                let hash = self.exchange_hash(method, [&theirs, &ours], &blob, [public, &our_public], &secret);
+                let mut publics = Vec::new();
+                method.put_public(&mut publics, public);
+                method.put_public(&mut publics, &our_public);
+                let hash = self.exchange_hash(&negotiated, [&theirs, &ours], &blob, &publics, &secret);
                 let mut reply = vec![msg::KEX_REPLY];
                 put_string(&mut reply, &blob);
                 method.put_public(&mut reply, &our_public);
@@ -428,8 +497,8 @@ impl Leg {
         self.change_keys(negotiated, &hash, &secret)
     }
 
-    /// H of RFC 4253, 8: client's values first.
-    fn exchange_hash(&self, method: Method, kexinits: [&[u8]; 2], host_key: &[u8], publics: [&[u8]; 2], secret: &Secret) -> Vec<u8> {
+    /// H of RFC 4253, 8: client's values first. `publics` are the method's own values, as it encodes them.
+    fn exchange_hash(&self, negotiated: &Negotiated, kexinits: [&[u8]; 2], host_key: &[u8], publics: &[u8], secret: &Secret) -> Vec<u8> {
         let peer = self.peer_version.as_deref().unwrap_or_default();
         let versions = match self.role {
             Role::Client => [self.our_version.as_str(), peer],
@@ -439,11 +508,9 @@ impl Leg {
         for string in [versions[0].as_bytes(), versions[1].as_bytes(), kexinits[0], kexinits[1], host_key] {
             put_string(&mut hashed, string);
         }
-        for public in publics {
-            method.put_public(&mut hashed, public);
-        }
-        let mut hash = digest::Context::new(method.hash());
+        let mut hash = digest::Context::new(negotiated.method.hash());
         hash.update(&hashed);
+        hash.update(publics);
         hash.update(secret);
         hash.finish().as_ref().to_vec()
     }
@@ -523,155 +590,4 @@ fn disconnected(message: &[u8]) -> TransportError {
     let (code, text) = parse().unwrap_or((0, b""));
     let text = String::from_utf8_lossy(text.get(..256).unwrap_or(text)).into_owned();
     TransportError::Disconnected { code, text }
-}
-
-#[cfg(test)]
-mod tests {
-    use ssh_key::PrivateKey;
-
-    use super::*;
-
-    fn identity() -> HostIdentity {
-        let key = ssh_key::private::Ed25519Keypair::from_seed(&[7; 32]);
-        HostIdentity::new(Arc::new(PrivateKey::from(key)), None)
-    }
-
-    /// Carries bytes both ways until nothing moves; gives the messages that each side received.
-    fn settle(client: &mut Leg, server: &mut Leg) -> Result<[Vec<Vec<u8>>; 2], TransportError> {
-        let mut messages = [Vec::new(), Vec::new()];
-        loop {
-            let mut moved = false;
-            for (side, got) in messages.iter_mut().enumerate() {
-                let (from, to) = if side == 0 { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
-                let bytes = from.outgoing().unsent().to_vec();
-                from.outgoing().sent(bytes.len());
-                to.received().extend_from_slice(&bytes);
-                let mut into = Buffer::default();
-                loop {
-                    match to.receive(&mut into)? {
-                        Received::NeedMore => break,
-                        Received::Transport => {}
-                        Received::Message { start, len } => got.push(payload(into.since(start), len).to_vec()),
-                    }
-                }
-                moved |= !bytes.is_empty();
-            }
-            if !moved {
-                return Ok(messages);
-            }
-        }
-    }
-
-    fn pair(edit: impl Fn(&mut Preferences)) -> (Leg, Leg) {
-        let mut preferences = Preferences::modern();
-        edit(&mut preferences);
-        let client = Leg::client(preferences, "SSH-2.0-a").unwrap();
-        (client, Leg::server(Preferences { gcm_alone: true, ..Preferences::modern() }, identity(), "SSH-2.0-b"))
-    }
-
-    #[test]
-    fn every_algorithm_establishes_and_carries() {
-        let modern = Preferences::modern();
-        for kex in &modern.kex {
-            for (cipher, mac) in [("aes256-gcm@openssh.com", ""), ("chacha20-poly1305@openssh.com", ""), ("aes192-ctr", "hmac-sha2-512")] {
-                let (mut client, mut server) = pair(|p| {
-                    p.kex = vec![kex];
-                    p.ciphers = vec![cipher];
-                    p.macs = vec![mac];
-                });
-                settle(&mut client, &mut server).unwrap();
-                assert!(client.is_established() && server.is_established(), "{kex} {cipher}");
-                assert_eq!(client.session_id(), server.session_id());
-                client.send(&[80, 1]).unwrap();
-                server.send(&[80, 2]).unwrap();
-                assert_eq!(settle(&mut client, &mut server).unwrap(), [vec![vec![80, 1]], vec![vec![80, 2]]]);
-                assert!(server.negotiated().unwrap().describe().contains(cipher));
-            }
-        }
-    }
-
-    #[test]
-    fn a_client_that_has_aes_gcm_gets_nothing_else() {
-        let (mut client, mut server) = pair(|p| p.ciphers = vec!["chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-gcm@openssh.com"]);
-        settle(&mut client, &mut server).unwrap();
-        assert!(client.negotiated().unwrap().describe().contains("aes256-gcm"));
-    }
-
-    #[test]
-    fn messages_wait_while_both_sides_rekey_at_once_and_keep_their_order() {
-        let (mut client, mut server) = pair(|_| {});
-        settle(&mut client, &mut server).unwrap();
-        for round in 0..20u8 {
-            client.send(&[94, round, 0]).unwrap();
-            client.start_kex().unwrap();
-            server.start_kex().unwrap();
-            client.send(&[94, round, 1]).unwrap();
-            server.send(&[94, round, 2]).unwrap();
-            assert!(client.holds() && server.holds());
-            let expected = [vec![vec![94, round, 0], vec![94, round, 1]], vec![vec![94, round, 2]]];
-            assert_eq!(settle(&mut client, &mut server).unwrap(), expected);
-            assert!(!client.in_kex() && !server.in_kex());
-        }
-    }
-
-    #[test]
-    fn what_is_held_is_bounded() {
-        let (mut client, mut server) = pair(|_| {});
-        settle(&mut client, &mut server).unwrap();
-        client.start_kex().unwrap();
-        let refused = (0..200).find_map(|_| client.send(&[94; 32_768]).err());
-        assert!(matches!(refused, Some(TransportError::HeldTooMuch)));
-    }
-
-    #[test]
-    fn strict_key_exchange_is_enforced_before_and_after_kexinit() {
-        // Before: an IGNORE in front of the KEXINIT.
-        let (mut client, mut server) = pair(|_| {});
-        let hello = client.outgoing().unsent().to_vec();
-        let line = hello.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-        let mut ignore = Outbound::new();
-        ignore.put(&[msg::IGNORE, 0, 0, 0, 0]).unwrap();
-        let slipped = [&hello[..line], ignore.buffer.unsent(), &hello[line..]].concat();
-        server.received().extend_from_slice(&slipped);
-        let mut into = Buffer::default();
-        let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
-        assert!(matches!(result, Err(TransportError::Misbehaved(_))));
-        // After: an IGNORE behind it.
-        let (_, mut server) = pair(|_| {});
-        server.received().extend_from_slice(&[&hello[..], ignore.buffer.unsent()].concat());
-        let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
-        assert!(matches!(result, Err(TransportError::Misbehaved(_))));
-    }
-
-    #[test]
-    fn nothing_of_the_layers_above_passes_before_keys() {
-        for message in [&[50u8, 0][..], &[80, 0], &[5, 0, 0, 0, 0]] {
-            let (mut client, mut server) = pair(|_| {});
-            let hello = client.outgoing().unsent().to_vec();
-            let mut early = Outbound::new();
-            early.put(message).unwrap();
-            server.received().extend_from_slice(&[&hello[..], early.buffer.unsent()].concat());
-            let mut into = Buffer::default();
-            let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
-            assert!(matches!(result, Err(TransportError::Misbehaved(_))));
-            assert!(into.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_peer_that_reads_nothing_is_answered_only_so_far() {
-        let (mut client, mut server) = pair(|_| {});
-        settle(&mut client, &mut server).unwrap();
-        let mut into = Buffer::default();
-        let mut send_unknown = |server: &mut Leg| {
-            client.outbound.put(&[9]).unwrap();
-            let bytes = client.outgoing().unsent().to_vec();
-            client.outgoing().sent(bytes.len());
-            server.received().extend_from_slice(&bytes);
-            server.receive(&mut into)
-        };
-        assert_eq!(send_unknown(&mut server).unwrap(), Received::Transport);
-        server.outgoing().grow(MAX_UNREAD);
-        assert!(matches!(send_unknown(&mut server), Err(TransportError::Misbehaved(_))));
-    }
 }

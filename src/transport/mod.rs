@@ -9,6 +9,7 @@
 //!   sent, and messages of the layers above are held, bounded by [`MAX_HELD`].
 //! - A peer that makes a leg answer (key exchanges, messages that nobody knows) and reads nothing ends it at [`MAX_UNREAD`].
 //! - A failed open ends the leg: there is no second try on a key stream.
+//! - The algorithms of old instances are a client's alone: a leg in server role drops them from whatever it is given.
 //! - No time is read here: whoever drives a leg passes the clock in and owns the deadlines.
 
 mod auth_client;
@@ -21,6 +22,7 @@ mod dh;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod group_exchange;
 mod host_key;
 mod kex;
 mod leg;
@@ -28,6 +30,8 @@ mod mac;
 pub mod msg;
 mod negotiate;
 mod packet;
+mod preferences;
+mod stream;
 pub mod wire;
 
 pub use auth_client::{AuthError, ClientAuth, Credential};
@@ -37,8 +41,9 @@ pub use connection::Connection;
 pub use error::TransportError;
 pub use host_key::{HostIdentity, HostKey, SignatureAlgorithm, sign_with};
 pub use leg::{Leg, Received, Role};
-pub use negotiate::{KexInit, Negotiated, Preferences};
+pub use negotiate::{KexInit, Negotiated};
 pub use packet::MAX_PACKET;
+pub use preferences::{Preferences, is_legacy};
 
 /// Bytes of messages that a leg holds while it is in key exchange.
 pub const MAX_HELD: usize = 4 * 1024 * 1024;

@@ -11,7 +11,11 @@ pub const KEXINIT: u8 = 20;
 pub const NEWKEYS: u8 = 21;
 /// KEXDH_INIT (RFC 4253, 8), KEX_ECDH_INIT (RFC 5656, 4), KEX_HYBRID_INIT.
 pub const KEX_INIT: u8 = 30;
+/// KEXDH_REPLY, KEX_ECDH_REPLY, KEX_HYBRID_REPLY, and KEX_DH_GEX_GROUP (RFC 4419, 5).
 pub const KEX_REPLY: u8 = 31;
+pub const GEX_INIT: u8 = 32;
+pub const GEX_REPLY: u8 = 33;
+pub const GEX_REQUEST: u8 = 34;
 
 /// The last message of the transport layer: 1–49 end at their leg.
 pub const LAST_TRANSPORT: u8 = 49;

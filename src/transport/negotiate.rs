@@ -4,6 +4,7 @@ use super::cipher::CipherName;
 use super::host_key::SignatureAlgorithm;
 use super::kex::Method;
 use super::mac::MacName;
+use super::preferences::{Preferences, is_legacy};
 use super::wire::{Reader, put_string};
 use super::{Role, TransportError, msg};
 
@@ -11,54 +12,6 @@ const EXT_INFO_C: &str = "ext-info-c";
 const EXT_INFO_S: &str = "ext-info-s";
 const STRICT_C: &str = "kex-strict-c-v00@openssh.com";
 const STRICT_S: &str = "kex-strict-s-v00@openssh.com";
-
-/// The algorithms that a leg offers, best first, by the names of the registries.
-#[derive(Debug, Clone)]
-pub struct Preferences {
-    pub kex: Vec<&'static str>,
-    pub host_key: Vec<&'static str>,
-    pub ciphers: Vec<&'static str>,
-    pub macs: Vec<&'static str>,
-    /// As a server, leave nothing but AES-GCM to a client that has it: OpenSSH before 10 prefers ciphers that cost twice the CPU, and the
-    /// client's order decides (RFC 4253, 7.1).
-    pub gcm_alone: bool,
-}
-
-impl Preferences {
-    /// Modern algorithms only.
-    pub fn modern() -> Self {
-        Self {
-            kex: vec![
-                "mlkem768x25519-sha256",
-                "curve25519-sha256",
-                "curve25519-sha256@libssh.org",
-                "ecdh-sha2-nistp256",
-                "ecdh-sha2-nistp384",
-                "ecdh-sha2-nistp521",
-                "diffie-hellman-group16-sha512",
-                "diffie-hellman-group14-sha256",
-            ],
-            host_key: vec![
-                "ssh-ed25519",
-                "ecdsa-sha2-nistp256",
-                "ecdsa-sha2-nistp384",
-                "ecdsa-sha2-nistp521",
-                "rsa-sha2-512",
-                "rsa-sha2-256",
-            ],
-            ciphers: vec![
-                "aes128-gcm@openssh.com",
-                "aes256-gcm@openssh.com",
-                "chacha20-poly1305@openssh.com",
-                "aes128-ctr",
-                "aes192-ctr",
-                "aes256-ctr",
-            ],
-            macs: vec!["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512"],
-            gcm_alone: false,
-        }
-    }
-}
 
 /// A KEXINIT (RFC 4253, 7.1).
 #[derive(Debug, Clone)]
@@ -172,6 +125,19 @@ impl Negotiated {
         })
     }
 
+    /// What was agreed on although it is weak, for the audit: each name once.
+    pub fn weak(&self) -> Vec<&'static str> {
+        let macs = [self.mac_c2s, self.mac_s2c].into_iter().flatten().map(|mac| mac.name);
+        let all = [self.method.name(), self.host_key.name(), self.cipher_c2s.name, self.cipher_s2c.name].into_iter().chain(macs);
+        let mut weak = Vec::new();
+        for name in all.filter(|name| is_legacy(name)) {
+            if !weak.contains(&name) {
+                weak.push(name);
+            }
+        }
+        weak
+    }
+
     /// For log and audit: `curve25519-sha256 ssh-ed25519 aes128-gcm@openssh.com`.
     pub fn describe(&self) -> String {
         let direction = |cipher: CipherName, mac: Option<MacName>| match mac {
@@ -184,15 +150,21 @@ impl Negotiated {
     }
 }
 
-fn pick(what: &'static str, ours: &[&'static str], role: Role, theirs: &[String]) -> Result<&'static str, TransportError> {
-    let in_common = match role {
+/// The first name on the client's list that the server has too.
+pub(super) fn first_in_common(ours: &[&'static str], role: Role, theirs: &[String]) -> Option<&'static str> {
+    match role {
         Role::Client => ours.iter().copied().find(|name| theirs.iter().any(|their| their == name)),
         Role::Server => theirs.iter().find_map(|their| ours.iter().copied().find(|name| their == name)),
-    };
-    in_common.ok_or_else(|| {
-        let mut theirs = theirs.join(",");
-        if theirs.len() > 1024 {
-            theirs = theirs.chars().take(1024).chain(['…']).collect();
+    }
+}
+
+fn pick(what: &'static str, ours: &[&'static str], role: Role, theirs: &[String]) -> Result<&'static str, TransportError> {
+    first_in_common(ours, role, theirs).ok_or_else(|| {
+        // An operator reads it: RFC 4251, 6 leaves printable ASCII to the names.
+        let joined = theirs.join(",");
+        let mut theirs: String = joined.chars().filter(char::is_ascii_graphic).take(1024).collect();
+        if theirs.len() < joined.len() {
+            theirs.push('…');
         }
         TransportError::NoCommon { what, ours: ours.join(","), theirs }
     })

@@ -1,3 +1,4 @@
+use aws_lc_rs::rand;
 use bytes::{Buf, BytesMut};
 
 use super::cipher::{LEN, Opener, Sealer};
@@ -31,11 +32,39 @@ pub(super) struct Inbound {
     opener: Opener,
     seq: u32,
     pub(super) usage: Usage,
+    discard: Option<Discard>,
+}
+
+/// A broken packet of CBC is told only when as much has come as the longest packet has, however long it was and wherever it broke, and
+/// after as long a MAC. So an attacker who puts a block of another packet in front learns nothing of its plain text from the answer
+/// (CVE-2008-5161); OpenSSH's `packet_discard` does the same.
+struct Discard {
+    left: usize,
+    /// Bytes that a MAC was made of.
+    judged: usize,
 }
 
 impl Inbound {
     pub(super) fn new() -> Self {
-        Self { received: BytesMut::new(), opener: Opener::Clear, seq: 0, usage: Usage::default() }
+        Self { received: BytesMut::new(), opener: Opener::Clear, seq: 0, usage: Usage::default(), discard: None }
+    }
+
+    /// Whether a broken packet is being read past: the leg's end is certain, and waits for the peer.
+    pub(super) fn is_discarding(&self) -> bool {
+        self.discard.is_some()
+    }
+
+    fn discard(&mut self) -> Result<Option<usize>, TransportError> {
+        let Some(Discard { left, judged }) = &mut self.discard else { return Ok(None) };
+        let n = self.received.len().min(*left);
+        self.received.advance(n);
+        *left -= n;
+        if *left > 0 {
+            return Ok(None);
+        }
+        self.opener.work_in_vain((LEN + MAX_PACKET).saturating_sub(*judged));
+        *judged = usize::MAX;
+        Err(TransportError::Misbehaved("a packet's length or authentication tag is wrong"))
     }
 
     /// The sequence number of the packet that [`Inbound::open_next`] gave last.
@@ -56,15 +85,27 @@ impl Inbound {
         self.usage.packets > u64::from(u32::MAX)
     }
 
+    /// Bytes of the longest packet.
+    fn longest(&self) -> usize {
+        LEN + MAX_PACKET + self.opener.tag_len()
+    }
+
     /// Opens the next packet to the tail of `into`, as length field, padding length, payload, padding. Gives the payload's length; `None`
     /// when the packet has not all come.
     pub(super) fn open_next(&mut self, into: &mut Buffer) -> Result<Option<usize>, TransportError> {
+        if self.discard.is_some() {
+            return self.discard();
+        }
         let Some(len) = self.opener.packet_length(self.seq, &self.received) else { return Ok(None) };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let max = if matches!(self.opener, Opener::Clear) { MAX_CLEAR_PACKET } else { MAX_PACKET };
         let (block, with_len) = self.opener.block();
         let aligned = if with_len { len.saturating_add(LEN) } else { len };
         if len > max || len < 1 + MIN_PADDING || !aligned.is_multiple_of(block) {
+            if self.opener.tells_by_time() {
+                self.discard = Some(Discard { left: self.longest(), judged: 0 });
+                return self.discard();
+            }
             return Err(TransportError::Misbehaved("a packet's length is out of bounds"));
         }
         let whole = LEN + len + self.opener.tag_len();
@@ -74,6 +115,11 @@ impl Inbound {
         };
         let start = into.tail();
         let opened = self.opener.open(self.seq, sealed, into.grow(LEN + len));
+        if opened.is_err() && self.opener.tells_by_time() {
+            into.truncate(start);
+            self.discard = Some(Discard { left: self.longest(), judged: LEN + len });
+            return self.discard();
+        }
         self.received.advance(whole);
         self.seq = self.seq.wrapping_add(1);
         self.usage.count(whole);
@@ -122,8 +168,8 @@ impl Outbound {
         self.seal(start, payload.len())
     }
 
-    /// Makes a packet of the payload that stands at `start` + [`HEADER`]: whatever followed it is replaced by our own padding, of zeros,
-    /// and the tag. Nothing of an earlier use of the memory leaves with it.
+    /// Makes a packet of the payload that stands at `start` + [`HEADER`]: whatever followed it is replaced by our own padding, of zeros
+    /// where the cipher does not mind, and the tag. Nothing of an earlier use of the memory leaves with it.
     pub(super) fn seal(&mut self, start: usize, payload: usize) -> Result<(), TransportError> {
         let (block, with_len) = self.sealer.block();
         let unpadded = if with_len { HEADER + payload } else { 1 + payload };
@@ -134,7 +180,11 @@ impl Outbound {
         let len = 1 + payload + padding;
         let tag = self.sealer.tag_len();
         self.buffer.truncate(start + HEADER + payload);
-        self.buffer.grow(padding).fill(0);
+        let filled = self.buffer.grow(padding);
+        match self.sealer.wants_random_padding() {
+            true => rand::fill(filled).map_err(|_| TransportError::Crypto("random numbers"))?,
+            false => filled.fill(0),
+        }
         self.buffer.grow(tag);
         let packet = self.buffer.since(start);
         let too_long = || TransportError::Crypto("a message longer than a packet can be");
@@ -160,7 +210,7 @@ mod tests {
         Keys { cipher, key: &material[..cipher.key_len], iv: &material[..cipher.iv_len], mac }
     }
 
-    const SUITES: [(&str, &str); 7] = [
+    const SUITES: [(&str, &str); 14] = [
         ("aes128-gcm@openssh.com", ""),
         ("aes256-gcm@openssh.com", ""),
         ("chacha20-poly1305@openssh.com", ""),
@@ -168,6 +218,13 @@ mod tests {
         ("aes192-ctr", "hmac-sha2-512"),
         ("aes256-ctr", "hmac-sha2-256-etm@openssh.com"),
         ("aes256-ctr", "hmac-sha2-512-etm@openssh.com"),
+        ("aes128-cbc", "hmac-sha1"),
+        ("aes192-cbc", "hmac-md5"),
+        ("aes256-cbc", "hmac-sha1-etm@openssh.com"),
+        ("3des-cbc", "hmac-sha1"),
+        ("3des-cbc", "hmac-md5"),
+        ("3des-cbc", "hmac-sha2-256-etm@openssh.com"),
+        ("aes128-ctr", "hmac-sha1"),
     ];
 
     fn pair(suite: (&str, &str)) -> (Outbound, Inbound) {
@@ -213,11 +270,65 @@ mod tests {
                 let at = bytes.len() - position;
                 bytes[at] ^= 1;
                 inbound.received.extend_from_slice(&bytes);
+                if inbound.opener.tells_by_time() {
+                    inbound.received.extend_from_slice(&vec![0; inbound.longest()]);
+                }
                 let mut opened = Buffer::default();
                 assert!(matches!(inbound.open_next(&mut opened), Err(TransportError::Misbehaved(_))), "{suite:?}");
                 assert!(opened.is_empty());
             }
         }
+    }
+
+    /// How many bytes of a broken packet and what follows it have to come until it is told, and as what.
+    fn told_after(suite: (&str, &str), break_at: usize) -> (usize, String) {
+        let (mut out, mut inbound) = pair(suite);
+        out.put(&[7; 1000]).unwrap();
+        let mut bytes = out.buffer.unsent().to_vec();
+        bytes[break_at] ^= 0x10;
+        bytes.resize(2 * inbound.longest(), 0x42);
+        let mut opened = Buffer::default();
+        let mut given = 0;
+        while given < bytes.len() {
+            // One by one where it could be told.
+            let far = (1100..LEN + MAX_PACKET - 1000).contains(&given);
+            let next = given + if far { 1000 } else { 1 };
+            inbound.received.extend_from_slice(&bytes[given..next]);
+            given = next;
+            match inbound.open_next(&mut opened) {
+                Ok(None) => assert!(opened.is_empty() && inbound.received.len() < 2048),
+                Ok(Some(_)) => panic!("it opens"),
+                Err(error) => {
+                    assert!(!inbound.is_discarding() || inbound.open_next(&mut opened).is_err());
+                    return (given, error.to_string());
+                }
+            }
+        }
+        panic!("it is never told");
+    }
+
+    #[test]
+    fn a_broken_packet_of_cbc_is_told_at_one_place_and_as_one_thing_wherever_it_broke() {
+        for suite in [("aes128-cbc", "hmac-sha1"), ("3des-cbc", "hmac-md5")] {
+            // Its length: much too long, a little shorter, no whole number of blocks. Its padding length, its payload, its tag.
+            let told: Vec<_> = [0, 2, 3, 4, 500, 1020].map(|at| told_after(suite, at)).into();
+            assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
+            assert_eq!(told[0].0, LEN + MAX_PACKET + MacName::find(suite.1).map(|name| Mac::new(name, &[0; 20]).len()).unwrap());
+        }
+        // Where the MAC judges before anything is decrypted there is nothing to hide.
+        assert!(told_after(("aes128-cbc", "hmac-sha1-etm@openssh.com"), 500).0 < 1100);
+        assert!(told_after(("aes128-ctr", "hmac-sha1"), 500).0 < 1100);
+    }
+
+    #[test]
+    fn padding_is_random_with_cbc() {
+        let sealed = |suite| {
+            let (mut out, _) = pair(suite);
+            out.put(&[7; 8]).unwrap();
+            out.buffer.unsent().to_vec()
+        };
+        assert_eq!(sealed(("aes128-ctr", "hmac-sha1")), sealed(("aes128-ctr", "hmac-sha1")));
+        assert_ne!(sealed(("aes128-cbc", "hmac-sha1")), sealed(("aes128-cbc", "hmac-sha1")));
     }
 
     #[test]

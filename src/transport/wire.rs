@@ -39,6 +39,15 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
+    /// The magnitude of an mpint, which must not be negative.
+    pub fn mpint(&mut self) -> Result<&'a [u8], TransportError> {
+        let bytes = self.string()?;
+        match bytes.first() {
+            Some(first) if first & 0x80 != 0 => Err(TransportError::Misbehaved("a number is negative")),
+            _ => Ok(bytes),
+        }
+    }
+
     /// A string that must be UTF-8 (names, user names).
     pub fn text(&mut self) -> Result<&'a str, TransportError> {
         std::str::from_utf8(self.string()?).map_err(|_| TransportError::Misbehaved("a name is not UTF-8"))

@@ -1,5 +1,7 @@
 //! Each algorithm of the transport against OpenSSH: its client on the downstream leg, its server on the upstream leg.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::lab::{Lab, Login, Plan, Sshd, exchange, keygen, pattern, text};
@@ -174,17 +176,30 @@ fn every_algorithm_and_kind_of_key_works_with_openssh_as_the_instance() {
 }
 
 /// A user of this machine with a password, gone when dropped.
-struct User(String);
+pub struct User(pub String, tempfile::TempDir);
 
 impl User {
-    fn create(password: &str) -> Self {
+    pub fn create(password: &str) -> Self {
         let name = format!("lab{}", std::process::id());
-        let made = Command::new("useradd").args(["--no-create-home", "--home-dir", "/", "--shell", "/bin/sh", &name]).output().unwrap();
+        let home = tempfile::Builder::new().prefix("home.").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let made =
+            Command::new("useradd").args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"]).arg(home.path()).arg(&name).output();
+        let made = made.unwrap();
         assert!(made.status.success(), "useradd: {}", text(&made.stderr));
-        let user = Self(name);
+        let user = Self(name, home);
         let set = exchange(&mut Command::new("chpasswd"), format!("{}:{password}\n", user.0).as_bytes());
         assert!(set.status.success(), "chpasswd: {}", text(&set.stderr));
         user
+    }
+
+    /// Lets these keys in, in the user's own `authorized_keys`.
+    pub fn authorize(&self, keys: &[u8]) {
+        let dir = self.1.path().join(".ssh");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("authorized_keys"), keys).unwrap();
+        for (path, mode) in [(&dir, 0o755), (&dir.join("authorized_keys"), 0o644)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
     }
 }
 

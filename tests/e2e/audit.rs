@@ -16,6 +16,7 @@ fn a_session_is_told_from_login_to_end_under_one_reference() {
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     let expected = [
         "operator.authenticated",
+        "session.started",
         "lease.fetched",
         "host_key.pinned",
         "session.opened",
@@ -32,8 +33,8 @@ fn a_session_is_told_from_login_to_end_under_one_reference() {
             assert_eq!((&event["ref"], &event["target"]), (&closed["ref"], &"ins-a".into()));
         }
     }
-    assert_eq!((&events[4]["kind"], &events[4]["what"]), (&"exec".into(), &"echo hello; exit 0".into()));
-    assert_eq!((&events[5]["exit_status"], &events[5]["bytes_down"]), (&0.into(), &6.into()));
+    assert_eq!((&events[5]["kind"], &events[5]["what"]), (&"exec".into(), &"echo hello; exit 0".into()));
+    assert_eq!((&events[6]["exit_status"], &events[6]["bytes_down"]), (&0.into(), &6.into()));
     assert_eq!(closed["login"], "root");
     assert!(closed["request_id"].as_str().is_some_and(|id| id.len() > 8), "{closed}");
 }

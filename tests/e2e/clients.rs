@@ -2,17 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::lab::{Lab, exchange, pattern, text};
-
-/// The path of a program that the machine must have.
-fn installed(program: &str) -> String {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
-    found.display().to_string()
-}
+use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
 
 /// A program of the Python environment that `tests/run` makes.
 fn in_venv(program: &str) -> PathBuf {
@@ -22,21 +14,12 @@ fn in_venv(program: &str) -> PathBuf {
     path
 }
 
-fn succeeded(out: &Output) -> String {
-    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
-    text(&out.stdout)
-}
-
 fn says_seven(out: &Output) {
     assert_eq!((out.status.code(), text(&out.stdout)), (Some(7), "out\n".to_owned()), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("err\n"), "{}", text(&out.stderr));
 }
 
 const SEVEN: &str = "echo out; echo err >&2; exit 7";
-
-fn fingerprint(key: &Path) -> String {
-    succeeded(&Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap()).split(' ').nth(1).unwrap().to_owned()
-}
 
 /// A megabyte in a file of the lab's.
 fn file(lab: &Lab) -> (PathBuf, Vec<u8>) {

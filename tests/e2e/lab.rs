@@ -458,3 +458,21 @@ pub fn terminate(child: &mut Child) {
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// The path of a program that the machine must have.
+pub fn installed(program: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    let found = found.unwrap_or_else(|| panic!("{program} is not installed: run the tests with tests/run, which installs it"));
+    found.display().to_string()
+}
+
+pub fn succeeded(out: &Output) -> String {
+    assert!(out.status.success(), "{:?}: {}{}", out.status, text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// `SHA256:…` of a public key's file.
+pub fn fingerprint(key: &Path) -> String {
+    succeeded(&Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap()).split(' ').nth(1).unwrap().to_owned()
+}

@@ -141,6 +141,7 @@ fn event() -> Event {
         server: "s".into(),
         downstream: "d".into(),
         upstream: "u".into(),
+        weak: Vec::new(),
         resolve_ms: 1.5,
         quota_ms: 0.0,
         api_ms: 12.25,

@@ -16,15 +16,14 @@ const CHANNEL_KINDS: [&str; 10] = [
     "x11",
     "other",
 ];
-/// What marks an algorithm that is negotiated only for want of a better one.
-const WEAK: [&str; 9] = ["sha1", "ssh-rsa", "ssh-dss", "-cbc", "arcfour", "md5", "group1-", "hmac-ripemd", "umac-64"];
-
 /// Shows what did not happen yet as 0: a rate needs something to begin at.
 pub(super) fn begin() {
     for result in ["accepted", "refused"] {
         counter!(names::LOGINS, "result" => result).absolute(0);
     }
-    counter!(names::CRASHES).absolute(0);
+    for what in ["connection", "session"] {
+        counter!(names::CRASHES, "what" => what).absolute(0);
+    }
     counter!(names::OPENINGS, "code" => "ok").absolute(0);
     for by in ["operator", "instance", "broker", "audit", "both"] {
         counter!(names::CLOSED, "by" => by).absolute(0);
@@ -51,12 +50,15 @@ pub(super) fn count(event: &Event) {
         Event::OperatorAuthenticated { .. } => counter!(names::LOGINS, "result" => "accepted").increment(1),
         Event::OperatorRefused { .. } => counter!(names::LOGINS, "result" => "refused").increment(1),
         Event::SourcePenalized { offence, .. } => counter!(names::PENALTIES, "offence" => *offence).increment(1),
-        Event::ConnectionCrashed {} => counter!(names::CRASHES).increment(1),
+        Event::ConnectionCrashed {} => counter!(names::CRASHES, "what" => "connection").increment(1),
+        Event::SessionCrashed {} => counter!(names::CRASHES, "what" => "session").increment(1),
+        Event::SessionAbandoned { .. } => counter!(names::OPENINGS, "code" => "abandoned").increment(1),
+        Event::CommandRun { exit_status, .. } => counter!(names::COMMANDS, "exit_status" => exit_status.to_string()).increment(1),
         Event::TargetDenied { .. } => counter!(names::OPENINGS, "code" => "target-refused").increment(1),
         Event::TargetFailed { code, .. } => counter!(names::OPENINGS, "code" => *code).increment(1),
         Event::HostKeyPinned { .. } => counter!(names::HOST_KEYS, "verdict" => "pinned").increment(1),
         Event::HostKeyMismatch { .. } => counter!(names::HOST_KEYS, "verdict" => "mismatch").increment(1),
-        Event::SessionOpened { downstream, upstream, resolve_ms, quota_ms, api_ms, connect_ms, kex_ms, auth_ms, total_ms, .. } => {
+        Event::SessionOpened { weak, resolve_ms, quota_ms, api_ms, connect_ms, kex_ms, auth_ms, total_ms, .. } => {
             counter!(names::OPENINGS, "code" => "ok").increment(1);
             observe([
                 ("resolve", resolve_ms),
@@ -67,8 +69,9 @@ pub(super) fn count(event: &Event) {
                 ("auth", auth_ms),
                 ("total", total_ms),
             ]);
-            count_weak("downstream", downstream.as_str());
-            count_weak("upstream", upstream.as_str());
+            for algorithm in weak {
+                counter!(names::WEAK, "algorithm" => *algorithm).increment(1);
+            }
         }
         Event::ChannelOpened { kind, .. } => {
             let kind = CHANNEL_KINDS.into_iter().find(|known| *known == kind.as_str()).unwrap_or("other");
@@ -89,8 +92,13 @@ pub(super) fn count(event: &Event) {
             counter!(names::BYTES, "direction" => "up").increment(*bytes_up);
             histogram!(names::DURATION).record(*duration_s);
         }
-        // The API's own counts tell of leases, the sessions of their channels' ends.
-        Event::LeaseFetched { .. } | Event::ChannelMarked { .. } | Event::ChannelClosed { .. } => {}
+        // Each has another event behind it that counts, or stands in the API's own counts.
+        Event::SessionStarted { .. }
+        | Event::DoctorStarted { .. }
+        | Event::LeaseFetched { .. }
+        | Event::HostKeyForgotten { .. }
+        | Event::ChannelMarked { .. }
+        | Event::ChannelClosed { .. } => {}
     }
 }
 
@@ -98,12 +106,5 @@ pub(super) fn count(event: &Event) {
 fn observe<const N: usize>(phases: [(&'static str, &f64); N]) {
     for (phase, ms) in phases {
         histogram!(names::PHASE, "phase" => phase).record(ms / 1000.0);
-    }
-}
-
-/// The names are those that we offer, so they are few.
-fn count_weak(leg: &'static str, algorithms: &str) {
-    for algorithm in algorithms.split([' ', '/', '+', ',']).filter(|name| WEAK.iter().any(|mark| name.contains(mark))) {
-        counter!(names::WEAK, "leg" => leg, "algorithm" => algorithm.to_owned()).increment(1);
     }
 }

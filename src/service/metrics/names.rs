@@ -17,7 +17,8 @@ pub(super) const SESSIONS: &str = "ssh_broker_sessions";
 pub(super) const CONNECTIONS: &str = "ssh_broker_connections";
 pub(super) const LOGINS: &str = "ssh_broker_logins_total";
 pub(super) const PENALTIES: &str = "ssh_broker_penalties_total";
-pub(super) const CRASHES: &str = "ssh_broker_connection_crashes_total";
+pub(super) const CRASHES: &str = "ssh_broker_crashes_total";
+pub(super) const COMMANDS: &str = "ssh_broker_commands_total";
 pub(super) const OPENINGS: &str = "ssh_broker_openings_total";
 pub(super) const PHASE: &str = "ssh_broker_opening_phase_seconds";
 pub(super) const CLOSED: &str = "ssh_broker_sessions_closed_total";
@@ -54,8 +55,9 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (CONNECTIONS, Gauge, "Operators' connections that are open now, by state: proven, unproven"),
     (LOGINS, Counter, "Logins at the door, by result: accepted, refused"),
     (PENALTIES, Counter, "Sources that were refused for a while, by offence"),
-    (CRASHES, Counter, "Connections that ended in a panic"),
-    (OPENINGS, Counter, "Targets asked for, by code: ok, or the code that the operator read"),
+    (CRASHES, Counter, "What ended in a panic: connection, session"),
+    (COMMANDS, Counter, "Commands to the broker itself, by exit status"),
+    (OPENINGS, Counter, "Targets asked for, by code: ok, the code that the operator read, or abandoned"),
     (PHASE, Histogram, "Time of each phase of an opening that became a session: resolve, quota, api, connect, kex, auth, total"),
     (CLOSED, Counter, "Sessions that ended, by who ended them: operator, instance, broker, audit, both"),
     (DURATION, Histogram, "How long sessions lasted"),
@@ -63,7 +65,7 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (CHANNELS, Counter, "Channels opened, by kind"),
     (REFUSALS, Counter, "Channels and requests refused, by whom: broker, instance, operator"),
     (HOST_KEYS, Counter, "Host keys, by verdict: pinned, mismatch"),
-    (WEAK, Counter, "Sessions with an old, weak algorithm, by leg and algorithm"),
+    (WEAK, Counter, "Sessions with an old, weak algorithm towards the instance, by algorithm"),
     (API_CALLS, Counter, "Attempts of cloud API calls, by action and outcome"),
     (API_UP, Gauge, "Whether the cloud API is asked; 0 while it does not answer"),
     (QUOTA_FREE, Gauge, "Requests that the quota would let through at once, by action"),

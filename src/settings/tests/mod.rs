@@ -1,5 +1,6 @@
 mod environment;
 mod files;
+mod reference;
 mod refusals;
 mod shipped;
 

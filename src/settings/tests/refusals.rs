@@ -234,3 +234,17 @@ fn warnings_do_not_refuse() {
     warned(&format!("{GSE}call_timeout = \"30s\"\n{GRANT}"), "gse.call_timeout", "gse.deadline");
     warned(&format!("{GSE}{GRANT}[listen]\naddresses = [\"[::]:0\"]"), "listen.addresses[0]", "port 0");
 }
+
+#[test]
+fn administrators_are_operators_or_their_groups() {
+    each_is_refused(&[
+        ("[operators]\nadministrators = [\"*\"]", "operators.administrators[0]", &["everybody", "\"@group\""]),
+        ("[operators]\nadministrators = [\"@oncal\"]", "operators.administrators[0]", &["is no group"]),
+        ("[operators]\nadministrators = \"alice\"", "operators.administrators", &["write a list"]),
+        ("[operators]\nadministrators = [\"a b\"]", "operators.administrators[0]", &["is not an operator name"]),
+    ]);
+    let text = format!("[operators]\ngroups = {{ oncall = [\"bob\"] }}\nadministrators = [\"alice\", \"@oncall\"]\n{GSE}{GRANT}");
+    let (settings, _) = read(&text, &[]).unwrap();
+    let is = |name: &str| settings.policy.is_administrator(&crate::access::OperatorName::parse(name).unwrap());
+    assert_eq!(["alice", "bob", "carol"].map(is), [true, true, false]);
+}

@@ -124,3 +124,19 @@ fn a_bad_file_keeps_what_was_and_says_so() {
     assert!(lab.log().contains("counts from the next start or upgrade on key=\"[cache]\""), "{}", lab.log());
     crate::lab::terminate(&mut alice);
 }
+
+#[test]
+fn an_administrator_reloads_over_ssh_and_reads_what_came_of_it() {
+    let mut supervisor = Supervisor::new();
+    let lab = supervisor.lab(plan(""));
+    let out = lab.run(&["broker", "reload"]);
+    assert!(!out.status.success(), "alice is no administrator yet: {}", text(&out.stdout));
+    lab.edit(|text| text.replace("[operators]\n", "[operators]\nadministrators = [\"alice\"]\n"));
+    reload(&mut supervisor);
+    let out = lab.run(&["broker", "reload"]);
+    assert!(out.status.success() && text(&out.stdout).contains("is in force"), "{}{}", text(&out.stdout), text(&out.stderr));
+    lab.edit(|text| format!("{text}\n[grant]\n"));
+    let out = lab.run(&["broker", "reload"]);
+    let said = text(&out.stdout) + &text(&out.stderr);
+    assert!(!out.status.success() && said.contains("what counted before still does") && said.contains("grant"), "{said}");
+}

@@ -23,7 +23,7 @@ fn they_verify_without_a_word() {
     for name in ["ssh-broker.service", "ssh-broker.socket"] {
         let unit = fs::read_to_string(format!("{UNITS}/{name}")).unwrap();
         // Here the binary is where it was built.
-        fs::write(dir.path().join(name), unit.replace("/usr/local/bin/ssh-broker", env!("CARGO_BIN_EXE_ssh-broker"))).unwrap();
+        fs::write(dir.path().join(name), unit.replace("/usr/bin/ssh-broker", env!("CARGO_BIN_EXE_ssh-broker"))).unwrap();
     }
     let path = |name: &str| dir.path().join(name).display().to_string();
     let out = analyze(&["verify", "--man=no", "--recursive-errors=no", &path("ssh-broker.service"), &path("ssh-broker.socket")]);

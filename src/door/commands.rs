@@ -1,0 +1,150 @@
+//! Session channels of the outer connection: an operator's words to the broker itself, as `ssh broker ls`.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::server::{Msg, Session};
+use russh::{Channel, ChannelId, ChannelWriteHalf};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::door::Shared;
+use super::tally::{Tally, TallyPermit};
+use crate::access::{FleetAliases, Operator, OperatorName};
+use crate::audit::{Event, Subject, Text};
+use crate::broker::BoxFuture;
+
+/// What an operator says to the broker itself.
+pub struct CommandLine {
+    pub operator: Operator,
+    /// As it came: at most [`CommandLine::MAX_LEN`] bytes and one more, so that what is too long can be told.
+    pub words: Vec<u8>,
+    /// The broker's address that the operator's client connected to.
+    pub reached: SocketAddr,
+    /// Of the names that the operator may type for a target.
+    pub aliases: FleetAliases,
+}
+
+impl CommandLine {
+    pub const MAX_LEN: usize = 4096;
+}
+
+/// What the operator reads, in lines that end with `\n`, and the exit status.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub out: String,
+    pub err: String,
+    pub exit: u32,
+}
+
+/// What answers. It bounds its own time and the length of what it says.
+pub trait Commands: Send + Sync + 'static {
+    fn run(&self, line: CommandLine) -> BoxFuture<'static, Said>;
+}
+
+/// Session channels open at once on one connection; OpenSSH's own `MaxSessions` is 10.
+const PER_CONNECTION: usize = 10;
+/// Commands of one operator at once.
+const PER_OPERATOR: usize = 16;
+/// For the operator's client to take the answer.
+const TAKING: Duration = Duration::from_secs(60);
+/// How a command that was refused for want of room exits; as for every answer that could not be had.
+const FAILED: u32 = 4;
+
+/// The session channels of one connection that have not said yet what they are for.
+pub(super) struct SessionChannels {
+    reached: SocketAddr,
+    waiting: HashMap<ChannelId, Waiting>,
+    open: Arc<Tally<()>>,
+}
+
+struct Waiting {
+    channel: ChannelWriteHalf<Msg>,
+    pty: bool,
+    permit: TallyPermit<()>,
+}
+
+impl SessionChannels {
+    pub(super) fn new(reached: SocketAddr) -> Self {
+        Self { reached, waiting: HashMap::new(), open: Tally::new() }
+    }
+
+    /// Whether there is room for one more. Without its half for reading the library drops what the client sends in: nothing waits.
+    pub(super) fn open(&mut self, channel: Channel<Msg>) -> bool {
+        let Some(permit) = self.open.take((), PER_CONNECTION) else { return false };
+        let (_, channel) = channel.split();
+        self.waiting.insert(channel.id(), Waiting { channel, pty: false, permit });
+        true
+    }
+
+    pub(super) fn close(&mut self, channel: ChannelId) {
+        self.waiting.remove(&channel);
+    }
+
+    /// A terminal changes line ends, nothing else. Whether the operator's key allows one.
+    pub(super) fn pty(&mut self, channel: ChannelId, operator: Option<&Operator>) -> bool {
+        let Some(waiting) = self.waiting.get_mut(&channel) else { return false };
+        waiting.pty = operator.is_some_and(|operator| !operator.restrictions.no_pty);
+        waiting.pty
+    }
+
+    /// Runs the words of an `exec` (none for `shell`), once a channel (RFC 4254, 6.5).
+    pub(super) fn run(
+        &mut self,
+        channel: ChannelId,
+        words: &[u8],
+        operator: Option<&Operator>,
+        shared: &Arc<Shared>,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let (Some(operator), Some(waiting)) = (operator, self.waiting.remove(&channel)) else { return session.channel_failure(channel) };
+        session.channel_success(channel)?;
+        let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
+        let line = CommandLine { operator: operator.clone(), words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
+        let (shared, name) = (shared.clone(), operator.name.clone());
+        shared.clone().tracker.spawn(async move {
+            let Waiting { channel, pty, permit } = waiting;
+            let said = said(&shared, name, line).await;
+            let answered = async {
+                let lines = |text: String| if pty { text.replace('\n', "\r\n") } else { text };
+                say(channel.make_writer(), lines(said.out)).await?;
+                match pty {
+                    // A terminal has one stream.
+                    true => say(channel.make_writer(), lines(said.err)).await?,
+                    false => say(channel.make_writer_ext(Some(STDERR)), said.err).await?,
+                }
+                channel.eof().await?;
+                channel.exit_status(said.exit).await
+            };
+            if !matches!(tokio::time::timeout(TAKING, answered).await, Ok(Ok(()))) {
+                tracing::debug!("an operator's client did not take the answer of a command");
+            }
+            let _ = channel.close().await;
+            drop(permit);
+        });
+        Ok(())
+    }
+}
+
+/// RFC 4254, 5.2
+const STDERR: u32 = 1;
+
+/// What the words get; when there is no room for them, the audit has that too.
+async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Said {
+    let busy = || format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]");
+    let refusal = match (shared.is_draining(), shared.commands_by_operator.take(operator, PER_OPERATOR)) {
+        (false, Some(_permit)) => return shared.commands.run(line).await,
+        (true, _) => "the broker is about to stop; connect again in a moment [broker-draining]".to_owned(),
+        (false, None) => busy(),
+    };
+    let event = Event::CommandRun { words: Text::new(&line.words), exit_status: FAILED };
+    if let Err(error) = shared.audit.record(&Subject::operator(&line.operator), event).await {
+        tracing::error!(%error, "a refused command could not be written to the audit");
+    }
+    Said { err: format!("ssh-broker: {refusal}\n"), exit: FAILED, ..Said::default() }
+}
+
+async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {
+    Ok(to.write_all(text.as_bytes()).await?)
+}

@@ -1,0 +1,210 @@
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::access::{
+    Capabilities, FleetAliases, FleetId, Grant, GrantRule, InstanceId, Lease, Operator, OperatorName, OperatorPattern, Policy,
+    Restrictions, Target, TargetName, TargetPattern,
+};
+use crate::broker::{Asker, Leased, Leases};
+use crate::keys::Keys;
+use crate::transport::wire::put_string;
+use crate::transport::{Leg, Preferences, TransportError, msg};
+use crate::upstream::{self, HostKeys, LegacyAlgorithms};
+
+struct Certificates(Keys);
+
+impl HostCertificates for Certificates {
+    fn session_key(&self) -> Arc<PrivateKey> {
+        Arc::new(self.0.session.clone())
+    }
+
+    fn certify(&self, names: &[&str]) -> Result<Certificate, String> {
+        self.0.host_certificate(names, Duration::from_secs(60)).map_err(|error| error.to_string())
+    }
+}
+
+/// A cloud before which the start of the session must be in the audit already, and which then panics or refuses.
+struct Cloud {
+    panics: bool,
+    kept_before: Arc<AtomicBool>,
+    lines: Lines,
+}
+
+impl Cloud {
+    fn ask(&self) -> Failure {
+        let started = self.lines.events().iter().any(|event| event == "session.started");
+        self.kept_before.store(started, Ordering::SeqCst);
+        assert!(!self.panics, "hunter2");
+        Failure::target_refused()
+    }
+}
+
+impl Leases for Cloud {
+    fn locate<'a>(&'a self, _: &'a InstanceId, _: &'a [FleetId], _: &'a Asker) -> BoxFuture<'a, Result<Target, Failure>> {
+        Box::pin(async { Err(self.ask()) })
+    }
+
+    fn lease<'a>(&'a self, _: &'a Grant, _: &'a Asker) -> BoxFuture<'a, Result<Leased, Failure>> {
+        Box::pin(async { Err(self.ask()) })
+    }
+
+    fn renew<'a>(&'a self, _: &'a Grant, _: &'a Arc<Lease>, _: &'a Asker) -> BoxFuture<'a, Result<Arc<Lease>, Failure>> {
+        Box::pin(async { Err(self.ask()) })
+    }
+}
+
+/// What the audit has written; while it is blocked it takes nothing.
+#[derive(Clone, Default)]
+struct Lines {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    fails: Arc<AtomicBool>,
+}
+
+impl Lines {
+    fn events(&self) -> Vec<String> {
+        let text = String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|line| line["event"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct House {
+    runner: Runner,
+    lines: Lines,
+    kept_before: Arc<AtomicBool>,
+    audit: Audit,
+}
+
+fn house(panics: bool) -> House {
+    let (lines, kept_before) = (Lines::default(), Arc::new(AtomicBool::new(false)));
+    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow());
+    let dialer = Dialer::new(upstream::Config {
+        connect_timeout: Duration::from_secs(1),
+        handshake_timeout: Duration::from_secs(1),
+        host_keys: HostKeys::AcceptNew,
+        known_hosts: "/nonexistent/known_hosts".into(),
+        allowed_networks: Vec::new(),
+        legacy_algorithms: LegacyAlgorithms::Never,
+        ssh_port: 22,
+        ssh_ports: BTreeMap::new(),
+    });
+    let cloud = Cloud { panics, kept_before: kept_before.clone(), lines: lines.clone() };
+    let broker = Broker::new(Policy::new(Default::default(), vec![rule]).unwrap(), Vec::new(), Arc::new(cloud), dialer.unwrap());
+    let (audit, _writer) = Audit::with_sink(Box::new(lines.clone()), 100);
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = Arc::new(Certificates(Keys::load_or_create(dir.path()).unwrap()));
+    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), certificates, Config::default()));
+    House { runner, lines, kept_before, audit }
+}
+
+fn jump() -> (Jump, tokio::io::DuplexStream) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let operator = Operator {
+        name: OperatorName::parse("alice").unwrap(),
+        key: "k".into(),
+        source: SocketAddr::from(([192, 0, 2, 1], 7)),
+        restrictions: Restrictions::default(),
+    };
+    let name = TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!());
+    (Jump { operator, client_version: "SSH-2.0-x".to_owned(), typed: "ins-a".to_owned(), name, stream: Box::new(near) }, far)
+}
+
+/// What an operator's client is told when it is not let in.
+async fn refused(stream: tokio::io::DuplexStream) -> TransportError {
+    let mut client = Connection::new(Leg::client(Preferences::modern(), "SSH-2.0-x").unwrap(), stream);
+    let refused = async {
+        client.establish().await?;
+        for (number, fields) in [(msg::SERVICE_REQUEST, &["ssh-userauth"][..]), (msg::USERAUTH_REQUEST, &["x", "ssh-connection", "none"])] {
+            let mut message = vec![number];
+            fields.iter().for_each(|field| put_string(&mut message, field.as_bytes()));
+            client.leg.send(&message)?;
+        }
+        loop {
+            client.next().await?;
+        }
+    };
+    let refused: Result<(), TransportError> = refused.await;
+    refused.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_session_alone_and_is_in_the_audit() {
+    let house = house(true);
+    let (crashes, mut far) = jump();
+    house.runner.run(crashes).await;
+    // Its stream is closed, and the next session runs like any other.
+    far.write_all(b"x").await.unwrap_err();
+    let mut rest = Vec::new();
+    far.read_to_end(&mut rest).await.unwrap();
+    let (next, _far) = jump();
+    house.runner.run(next).await;
+    assert!(house.runner.0.live().list().is_empty());
+    while house.lines.events().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(house.lines.events(), ["session.started", "session.crashed", "session.started", "session.crashed"]);
+    let text = String::from_utf8(house.lines.bytes.lock().unwrap().clone()).unwrap();
+    assert!(!text.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn the_start_is_kept_before_the_cloud_is_asked() {
+    let house = house(false);
+    let (jump, far) = jump();
+    let (_, told) = tokio::join!(house.runner.run(jump), refused(far));
+    assert!(told.to_string().contains("target-refused"), "{told}");
+    assert!(house.kept_before.load(Ordering::SeqCst));
+    while house.lines.events().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(house.lines.events(), ["session.started", "target.failed"]);
+}
+
+#[tokio::test]
+async fn while_the_audit_fails_nobody_is_let_in_and_the_cloud_is_not_asked() {
+    let house = house(true);
+    house.lines.fails.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let (jump, far) = jump();
+        let (_, told) = tokio::join!(house.runner.run(jump), refused(far));
+        assert!(told.to_string().contains("its audit cannot be written [broker-busy, ref "), "{told}");
+    }
+    house.lines.fails.store(false, Ordering::SeqCst);
+    while house.audit.health().is_failing || house.lines.events().len() < 4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The first found the failure out; for the others it was known.
+    assert_eq!(house.lines.events(), ["session.started", "target.failed", "target.failed", "target.failed"]);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_told_of_as_that() {
+    let house = house(false);
+    let (jump, far) = jump();
+    drop(far);
+    house.runner.run(jump).await;
+    while house.lines.events().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(house.lines.events(), ["session.started", "session.abandoned"]);
+}
