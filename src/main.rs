@@ -13,6 +13,7 @@ use ssh_broker::keys::PublicKeys;
 use ssh_broker::manual;
 use ssh_broker::service::{self, Invocation, Predecessor, ServiceError, Sockets, Start, harden};
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, LogFormat, Problem, Purpose, Settings};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 /// Something broke.
@@ -109,10 +110,16 @@ fn serve(file: PathBuf, successor: bool) -> io::Result<ExitCode> {
     };
     print_warnings(&warnings)?;
     log_to_stderr("info", settings.process.log);
-    let served = harden()
-        .and_then(|()| Invocation::of_this_process())
-        .map_err(ServiceError::from)
-        .and_then(|invocation| runtime()?.block_on(service::serve(Start { settings, file, invocation, sockets, predecessor })));
+    // The door runs connections on threads of its own.
+    let served = harden().and_then(|()| Invocation::of_this_process()).map_err(ServiceError::from).and_then(|invocation| {
+        Builder::new_current_thread().enable_all().build()?.block_on(service::serve(Start {
+            settings,
+            file,
+            invocation,
+            sockets,
+            predecessor,
+        }))
+    });
     ended(served.map(|()| ExitCode::SUCCESS))
 }
 
@@ -121,7 +128,7 @@ fn demo(command: &[String], tour: bool) -> io::Result<ExitCode> {
     let shell = command.is_empty() && !tour && demo::on_a_terminal();
     // A command's output stands alone on standard output; a tour is the output.
     let mut out: Box<dyn Write + Send> = if command.is_empty() && !shell { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
-    let ended_demo = runtime()?.block_on(demo::run(command, shell, &mut out));
+    let ended_demo = Builder::new_multi_thread().enable_all().build()?.block_on(demo::run(command, shell, &mut out));
     ended(ended_demo.map(|ended| match ended {
         demo::Ended::Exit(code) => ExitCode::from(code),
         demo::Ended::Interrupted => ExitCode::from(FAILED),
@@ -133,10 +140,6 @@ fn ended(result: Result<ExitCode, impl Display>) -> io::Result<ExitCode> {
         writeln!(io::stderr(), "ssh-broker: {error}")?;
         Ok(ExitCode::from(FAILED))
     })
-}
-
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// `RUST_LOG` decides what is logged; standard output belongs to the audit.

@@ -18,9 +18,12 @@ use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
+use super::jumps::Jumps;
+use super::lanes::Lanes;
 use super::penalties::{Offence, Penalties};
 use super::prelude::{self, Prelude};
 use super::proxy::{self, Origin};
+use super::read_ahead::ReadAhead;
 use super::tally::Tally;
 use super::turned_away::{Refusal, TurnedAway};
 use crate::audit::{Event, Subject};
@@ -60,7 +63,7 @@ struct Arrival {
 
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
-    pub(super) async fn accept_all(self, listener: TcpListener) {
+    pub(super) async fn accept_all(self, listener: TcpListener, lanes: Arc<Lanes>) {
         let stop = self.shared.closing().accepting().clone();
         let mut beat = self.shared.pulse().join();
         let accepting = async {
@@ -76,7 +79,10 @@ impl Acceptor {
                     }
                 };
                 match self.admit(peer) {
-                    Ok(startup) => drop(self.shared.tracker.spawn(self.clone().serve(stream, peer, connection, startup))),
+                    Ok(startup) => match stream.into_std() {
+                        Ok(stream) => lanes.spawn(&self.shared.tracker, self.clone().serve(stream, peer, connection, startup)),
+                        Err(error) => tracing::warn!(%error, "failed to hand a connection over"),
+                    },
                     Err(refusal) => self.turned_away.tell(&stream, peer, refusal),
                 }
             }
@@ -85,6 +91,9 @@ impl Acceptor {
             () = accepting => {}
             () = stop.cancelled() => {}
             () = beat.answer() => {}
+        }
+        if stop.is_cancelled() {
+            beat.leave();
         }
     }
 
@@ -105,7 +114,7 @@ impl Acceptor {
     }
 
     /// One connection, from its first byte to its end.
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+    async fn serve(self, stream: std::net::TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
         let entry = self.shared.enter(peer);
         let arrival = Arrival {
             outer: entry.outer.clone(),
@@ -140,9 +149,10 @@ impl Acceptor {
         drop(connection);
     }
 
-    async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+    async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
         let reached = stream.local_addr()?;
-        let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
+        let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
+        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -163,6 +173,7 @@ impl Acceptor {
             operator: None,
             outer: arrival.outer.clone(),
             channels: SessionChannels::new(reached),
+            jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };
@@ -172,7 +183,7 @@ impl Acceptor {
     /// Learns from a balancer whose connection it is, and admits that source.
     async fn introduce(
         &self,
-        stream: &mut Guarded<QuickAck>,
+        stream: &mut Guarded<ReadAhead>,
         arrival: &Arrival,
         slot: StartupSlot,
     ) -> Result<Option<StartupPermit>, russh::Error> {

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,7 +19,9 @@ use super::admission::Admission;
 use super::closing::Closing;
 use super::commands::Commands;
 use super::connections::{ConnectionCounts, Connections, Entry, Judged};
+use super::gauge;
 use super::key_file::KeyFileError;
+use super::lanes::Lanes;
 use super::penalties::Penalties;
 use super::pulse::Pulse;
 use super::rules::Rules;
@@ -30,8 +33,6 @@ use crate::audit::Audit;
 
 /// For a rejected authentication, so that what it took to reject it does not show.
 const REJECTION_TIME: Duration = Duration::from_millis(20);
-/// One message of a channel in the library's queue, at the most.
-const CHANNEL_MESSAGE: usize = 32 * 1024;
 /// For what sessions still have to say when the door stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often a closing door looks for connections that carry no session.
@@ -43,6 +44,8 @@ const IDLE_GRACE: (Duration, Duration) = (Duration::from_secs(20), Duration::fro
 pub enum DoorError {
     #[error(transparent)]
     Keys(#[from] KeyFileError),
+    #[error("cannot start the threads that run connections: {0}")]
+    Threads(#[from] io::Error),
 }
 
 /// What all connections share.
@@ -55,7 +58,8 @@ pub(super) struct Shared {
     pub(super) tracker: TaskTracker,
     connections: Arc<Connections>,
     closing: Closing,
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
+    pipe: usize,
     all_sessions: Arc<Tally<()>>,
     by_operator: Arc<Tally<OperatorName>>,
 }
@@ -89,6 +93,11 @@ impl Shared {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Bytes that may wait for one session.
+    pub(super) fn pipe(&self) -> usize {
+        self.pipe
+    }
+
     /// Or which limit is reached.
     pub(super) fn session_permits(&self, operator: &OperatorName, connection: &Arc<Tally<()>>) -> Result<SessionPermits, String> {
         let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.rules().limits;
@@ -107,6 +116,7 @@ impl Shared {
 /// Takes connections, proves operators, hands over jumps.
 pub struct Door {
     shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
     admission: Arc<Admission>,
     penalties: Arc<Penalties>,
     turned_away: Arc<TurnedAway>,
@@ -136,6 +146,7 @@ impl Door {
             cipher::AES_256_CTR,
         ];
         let limits = fitted(config.limits);
+        let pulse = Arc::new(Pulse::new());
         Ok(Self {
             shared: Arc::new(Shared {
                 rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
@@ -146,10 +157,12 @@ impl Door {
                 tracker: TaskTracker::new(),
                 connections: Arc::default(),
                 closing: Closing::default(),
-                pulse: Pulse::new(),
+                pulse: pulse.clone(),
+                pipe: limits.pipe,
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
             }),
+            lanes: Arc::new(Lanes::start(&pulse)?),
             admission: Arc::new(Admission::new(limits)),
             penalties: Arc::new(Penalties::new(config.penalties)),
             turned_away: Arc::default(),
@@ -164,7 +177,7 @@ impl Door {
         let Shared { closing, tracker, .. } = &*self.shared;
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(self.acceptor().accept_all(listener));
+            accepting.spawn(self.acceptor().accept_all(listener, self.lanes.clone()));
         }
         closing.accepting().cancelled().await;
         accepting.join_all().await;
@@ -272,9 +285,9 @@ fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [ciphe
         keys: vec![host_key],
         certificates: Vec::new(),
         limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600)),
-        window_size: 2 << 20,
+        window_size: gauge::WINDOW,
         maximum_packet_size: 32 * 1024,
-        channel_buffer_size: (limits.pipe / CHANNEL_MESSAGE).max(1),
+        channel_buffer_size: gauge::queue_len(limits.pipe),
         event_buffer_size: 16,
         preferred: Preferred {
             kex: Cow::Borrowed(KEX),

@@ -13,6 +13,8 @@ use super::admission::StartupPermit;
 use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
+use super::gauge::Counted;
+use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
 use super::tally::{Tally, TallyPermit};
@@ -51,6 +53,7 @@ pub(super) struct Connection {
     pub(super) outer: Arc<Outer>,
     pub(super) refusals: Arc<Tally<()>>,
     pub(super) channels: SessionChannels,
+    pub(super) jumps: Jumps,
     /// The forwards to other ports than SSH that are open, or were of late.
     pub(super) forwards: HashMap<ChannelId, CancellationToken>,
 }
@@ -229,7 +232,8 @@ impl Handler for Connection {
         let client_version = self.client_version.clone();
         if port == SSH_PORT {
             reply.accept().await;
-            let jump = Jump { operator, client_version, typed, name, stream: Box::new(channel.into_stream()) };
+            let stream = Box::new(self.jumps.open(channel, self.shared.pipe()));
+            let jump = Jump { operator, client_version, typed, name, stream };
             self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
@@ -240,8 +244,9 @@ impl Handler for Connection {
         let gone = CancellationToken::new();
         self.forwards.retain(|_, gone| !gone.is_cancelled());
         self.forwards.insert(channel.id(), gone.clone());
+        let stream = self.jumps.open(channel, self.shared.pipe());
         let forward =
-            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
+            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { stream, reply }), gone: gone.clone() };
         let running = self.shared.sessions.forward(forward);
         // Also marks it for being forgotten.
         self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), slots);
@@ -250,6 +255,7 @@ impl Handler for Connection {
 
     async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
         self.channels.close(channel);
+        self.jumps.closed(channel);
         if let Some(gone) = self.forwards.remove(&channel) {
             gone.cancel();
         }
@@ -308,5 +314,18 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         session.channel_failure(channel)
+    }
+
+    /// The library has put the message into the channel's queue.
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        if self.jumps.count(channel, data.len()).await == Counted::Stalled {
+            tracing::warn!(source = %self.source, "a session is ended: it took nothing for too long");
+            session.close(channel)?;
+        }
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
+        self.jumps.window(channel)
     }
 }

@@ -13,11 +13,14 @@ mod door;
 mod expiry;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod gauge;
 mod guarded;
 mod handler;
+mod jumps;
 mod key_file;
 mod key_options;
 mod key_rules;
+mod lanes;
 mod netblock;
 mod operators;
 mod penalties;
@@ -25,8 +28,10 @@ mod pending;
 mod prelude;
 mod proxy;
 mod pulse;
+mod read_ahead;
 mod rules;
 mod source_list;
+mod stream;
 mod tally;
 mod turned_away;
 

@@ -3,7 +3,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// Asks the accept loops whether they still turn. A loop that does not is one that answers no more.
+/// Asks the loops of the door, those that accept and those that connections run in, whether they still turn. A loop that is stuck, or ended
+/// unasked, answers no more.
 #[derive(Debug)]
 pub struct Pulse {
     rounds: watch::Sender<u64>,
@@ -43,6 +44,11 @@ pub(super) struct Beat {
 }
 
 impl Beat {
+    /// The loop ends as it should: it is not waited for any more.
+    pub(super) fn leave(self) {
+        self.answer.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// For as long as it is polled it answers; it never ends.
     pub(super) async fn answer(&mut self) {
         loop {

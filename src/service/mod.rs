@@ -78,6 +78,7 @@ pub struct Start {
 pub async fn serve(start: Start) -> Result<(), ServiceError> {
     let Start { settings, file, invocation, mut sockets, predecessor } = start;
     panics::tell_without_payload();
+    process::keep_freed_memory();
     let signals = Signals::catch()?;
     let keys = Keys::load_or_create(&settings.state_dir)?;
     let metrics = Arc::new(Metrics::new()?);

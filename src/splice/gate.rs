@@ -39,7 +39,7 @@ pub struct Refusal {
 /// Holds a session to its grant.
 ///
 /// Its state is what the operator's side has asked for, so that an instance can open nothing unasked; which opens it refused, so that the
-/// failure tells why; and what [`Nested`] and [`Notices`] keep.
+/// failure tells why; and what `Nested` and `Notices` keep.
 pub struct Gate {
     grant: Grant,
     asked: Asked,

@@ -184,6 +184,15 @@ impl Lab {
         lab
     }
 
+    /// Ends the first instance's sshd and starts what `start` makes in its place, with the port and the files of its configuration:
+    /// host key, authorized keys.
+    pub fn replace_first(&mut self, start: impl FnOnce(&Self) -> Process) {
+        drop(self.sshds.remove(0));
+        let process = start(self);
+        wait_for(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), self.ssh_port), || "no other instance in the place of the first".to_owned());
+        self.sshds.insert(0, process);
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -254,14 +263,17 @@ impl Lab {
         assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
         let printed = String::from_utf8(printed.stdout).unwrap();
         let is_known_host = |line: &&str| line.contains(" ssh-ed25519 ") && !line.trim_start().starts_with('#');
-        let known: Vec<&str> = printed.lines().filter(is_known_host).map(str::trim_start).collect();
+        let mut known: Vec<String> = printed.lines().filter(is_known_host).map(|line| line.trim_start().to_owned()).collect();
+        if let Ok(key) = fs::read_to_string(self.path("ins-a.host_ed25519.pub")) {
+            known.push(format!("direct {}", key.trim_end()));
+        }
         fs::write(self.path("known_hosts"), known.join("\n") + "\n").unwrap();
         let dir = self.dir.path().display();
         let config = format!(
-            "Host broker\n  HostName {}\n  Port {}\n  User alice\n\nHost *\n  IdentityFile {dir}/operator\n  IdentitiesOnly yes\n  IdentityAgent none\n  \
-             UserKnownHostsFile {dir}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  UpdateHostKeys no\n  \
-             BatchMode yes\n  LogLevel INFO\n\nHost ins-*\n  ProxyJump broker\n\nHost direct\n  HostName 127.0.0.1\n  Port {}\n  User root\n  \
-             StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  IdentityFile {dir}/ins-a.login\n",
+            "Host broker\n  HostName {}\n  Port {}\n  User alice\n\nHost direct\n  HostName 127.0.0.1\n  Port {}\n  User root\n  \
+             HostKeyAlias direct\n  IdentityFile {dir}/ins-a.login\n\nHost * !direct\n  IdentityFile {dir}/operator\n\nHost *\n  \
+             IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {dir}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  \
+             StrictHostKeyChecking yes\n  UpdateHostKeys no\n  BatchMode yes\n  LogLevel INFO\n\nHost ins-*\n  ProxyJump broker\n",
             self.address.ip(),
             self.address.port(),
             self.ssh_port,
