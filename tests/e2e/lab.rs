@@ -106,6 +106,8 @@ pub struct Plan {
     /// More lines of `[listen]`.
     pub listen: String,
     pub port: u16,
+    /// Variables of the broker's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Plan {
@@ -117,6 +119,7 @@ impl Default for Plan {
             extra: String::new(),
             listen: String::new(),
             port: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -130,6 +133,7 @@ pub struct Lab {
     pub ssh_port: u16,
     dir: TempDir,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -172,8 +176,10 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, _runtime: runtime };
+        let environment = plan.environment.clone();
+        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, _runtime: runtime };
         lab.configure(&plan);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
         lab
     }
@@ -189,6 +195,17 @@ impl Lab {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A link to the broker's binary, through which the lab starts it; another program can be put there.
+    pub fn program_path(&self) -> PathBuf {
+        self.path("ssh-broker")
+    }
+
+    /// Changes the configuration's text.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.path("broker.toml")).unwrap();
+        private(&self.path("broker.toml"), change(text).as_bytes());
     }
 
     fn configure(&self, plan: &Plan) {
@@ -222,10 +239,11 @@ impl Lab {
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ssh-broker"))
+        let child = Command::new(self.program_path())
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
