@@ -99,13 +99,18 @@ impl Acceptor {
 
     fn admit(&self, peer: SocketAddr) -> Result<Startup, Refusal> {
         if self.is_balancer(peer) {
-            return self.admission.startup(draw()).map(Startup::Balanced).ok_or(Refusal::Full);
+            // Who is dropped early is drawn when it is known who comes.
+            return self.admission.startup(peer.ip(), 100).map(Startup::Balanced).ok_or(Refusal::Full);
         }
-        if self.penalties.refuses(peer.ip(), Instant::now()) {
+        self.startup(peer).map(Startup::From)
+    }
+
+    fn startup(&self, source: SocketAddr) -> Result<StartupPermit, Refusal> {
+        if self.penalties.refuses(source.ip(), Instant::now()) {
             return Err(Refusal::Penalized);
         }
-        let slot = self.admission.startup(draw()).ok_or(Refusal::Full)?;
-        self.admission.charge_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
+        let slot = self.admission.startup(source.ip(), draw()).ok_or(Refusal::Full)?;
+        self.admission.charge_source(slot, source.ip()).ok_or(Refusal::Share)
     }
 
     fn is_balancer(&self, peer: SocketAddr) -> bool {
@@ -189,21 +194,22 @@ impl Acceptor {
     ) -> Result<Option<StartupPermit>, russh::Error> {
         // Whatever a balancer does wrong, its network would pay for all who come through it.
         arrival.excused.store(true, Ordering::Relaxed);
-        if let Origin::Client(source) = proxy::read_header(stream).await? {
-            arrival.outer.set_source(source);
-            if self.penalties.refuses(source.ip(), Instant::now()) {
-                self.turned_away.count(source, Refusal::Penalized);
-                return Ok(None);
+        let Origin::Client(source) = proxy::read_header(stream).await? else {
+            let peer = arrival.source();
+            return Ok(self.admission.charge_source(slot, peer.ip()));
+        };
+        arrival.outer.set_source(source);
+        drop(slot);
+        match self.startup(source) {
+            Ok(permit) => {
+                arrival.excused.store(false, Ordering::Relaxed);
+                Ok(Some(permit))
             }
-            arrival.excused.store(false, Ordering::Relaxed);
+            Err(refusal) => {
+                self.turned_away.count(source, refusal);
+                Ok(None)
+            }
         }
-        let source = arrival.source();
-        let permit = self.admission.charge_source(slot, source.ip());
-        if permit.is_none() {
-            arrival.excused.store(true, Ordering::Relaxed);
-            self.turned_away.count(source, Refusal::Share);
-        }
-        Ok(permit)
     }
 
     /// What a connection that proved nobody costs its source, and what the audit says of it.

@@ -175,8 +175,8 @@ impl Handler for Connection {
         // A name that cannot be an operator's takes the same way as one that is not.
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
-        let could = acceptable_signature(offer.algorithm)
-            .and_then(|()| self.shared.rules().operators.could_prove(&name, offer.public_key.key_data()));
+        let key = offer.public_key.key_data();
+        let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.rules().operators.could_prove(&name, key));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -185,10 +185,11 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        if let Err(reason) = acceptable_signature(key.algorithm) {
+        let data = key.public_key.key_data();
+        if let Err(reason) = acceptable_signature(key.algorithm, data) {
             return Ok(self.refuse(reason));
         }
-        Ok(self.decide(Proof::Key { name, key: Box::new(key.public_key.key_data().clone()) }))
+        Ok(self.decide(Proof::Key { name, key: Box::new(data.clone()) }))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
@@ -206,7 +207,9 @@ impl Handler for Connection {
         }
         tracing::info!(operator = %operator.name, source = %self.source, key = %operator.key, "operator authenticated");
         self.proven.store(true, Ordering::Relaxed);
-        self.startup = None;
+        if let Some(startup) = self.startup.take() {
+            startup.proven();
+        }
         Ok(())
     }
 

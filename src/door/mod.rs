@@ -29,6 +29,7 @@ mod prelude;
 mod proxy;
 mod pulse;
 mod read_ahead;
+mod recent;
 mod rules;
 mod source_list;
 mod stream;

@@ -105,6 +105,9 @@ pub struct Plan {
     pub extra: String,
     /// More lines of `[listen]`.
     pub listen: String,
+    /// Open files that the broker may have.
+    pub descriptors: Option<u64>,
+    pub log_level: &'static str,
     pub port: u16,
     /// Variables of the broker's.
     pub environment: Vec<(&'static str, String)>,
@@ -118,6 +121,8 @@ impl Default for Plan {
             mode: Mode::AllActions,
             extra: String::new(),
             listen: String::new(),
+            descriptors: None,
+            log_level: "info",
             port: 0,
             environment: Vec::new(),
         }
@@ -134,6 +139,7 @@ pub struct Lab {
     dir: TempDir,
     log_level: &'static str,
     environment: Vec<(&'static str, String)>,
+    descriptors: Option<u64>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -144,14 +150,10 @@ impl Lab {
 
     /// With the broker's log at this level.
     pub fn with_log(level: &'static str) -> Self {
-        Self::build(Plan::default(), level)
+        Self::with(Plan { log_level: level, ..Plan::default() })
     }
 
     pub fn with(plan: Plan) -> Self {
-        Self::build(plan, "info")
-    }
-
-    fn build(plan: Plan, log_level: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("lab.").permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let ssh_port = if plan.port == 0 { free_port(&plan.instances) } else { plan.port };
@@ -176,8 +178,9 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let environment = plan.environment.clone();
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, _runtime: runtime };
+        let (log_level, descriptors, environment) = (plan.log_level, plan.descriptors, plan.environment.clone());
+        let mut lab =
+            Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, descriptors, _runtime: runtime };
         lab.configure(&plan);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
@@ -239,7 +242,16 @@ impl Lab {
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let child = Command::new(self.program_path())
+        let program = self.program_path();
+        let mut command = match self.descriptors {
+            None => Command::new(program),
+            Some(descriptors) => {
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program);
+                limited
+            }
+        };
+        let child = command
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
