@@ -13,6 +13,7 @@ use crate::commands::{self, Console, NoReload};
 use crate::door::Door;
 use crate::gse::Client;
 use crate::keys::{Keys, PublicKeys};
+use crate::recording::Recorder;
 use crate::session::{self, HostCertificates, Runner, SessionRunner};
 use crate::settings::Settings;
 use crate::upstream::Dialer;
@@ -45,7 +46,9 @@ impl Service {
         let public_keys = PublicKeys { host: keys.host.public_key().clone(), ca: keys.ca.public_key().clone() };
         let certificates = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
-        let runner = SessionRunner::new(broker.clone(), audit.clone(), certificates, config);
+        // Each session waits at its end until its recording is written, so the writer is not waited for.
+        let (recorder, _writer) = Recorder::start(settings.recording)?;
+        let runner = SessionRunner::new(broker.clone(), audit.clone(), recorder, certificates, config);
         let console = Console::new(commands::Parts {
             broker,
             catalogue: leases,

@@ -30,7 +30,7 @@ pub use report::{Findings, Problem};
 use table::Table;
 
 use crate::access::{FleetAliases, Policy};
-use crate::{audit, cache, door, gse, upstream};
+use crate::{audit, cache, door, gse, recording, upstream};
 
 /// Where the configuration is when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/ssh-broker/broker.toml";
@@ -50,6 +50,7 @@ pub struct Settings {
     pub cache: cache::Config,
     pub upstream: upstream::Config,
     pub audit: audit::Config,
+    pub recording: recording::Config,
     /// From an operator's channel open to the instance's shell: what takes longer is given up (`gse.deadline`).
     pub open_deadline: Duration,
 }
@@ -239,6 +240,7 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
         gse: gse.config,
         cache: sections::cache(root.table("cache")),
         audit: sections::audit(root.table("audit"), &mut files),
+        recording: sections::recording(root.table("recording"), &state_dir, &mut files),
         open_deadline: gse.deadline,
         state_dir,
     };

@@ -11,7 +11,7 @@ use super::value::{self, KIB, MIB, SecretPath, duration, quoted};
 use crate::access::{FleetAliases, FleetId};
 use crate::gse::CredentialFiles;
 use crate::upstream::{HostKeys, LegacyAlgorithms};
-use crate::{audit, cache, door, gse, upstream};
+use crate::{audit, cache, door, gse, recording, upstream};
 
 const STATE_DIR: &str = "/var/lib/ssh-broker";
 const AUTHORIZED_KEYS_DIR: &str = "/etc/ssh-broker/operators";
@@ -284,4 +284,13 @@ pub(super) fn audit(mut table: Table<'_>, files: &mut Vec<FileCheck>) -> audit::
     };
     table.finish();
     audit
+}
+
+pub(super) fn recording(mut table: Table<'_>, state_dir: &Path, files: &mut Vec<FileCheck>) -> recording::Config {
+    let dir = table.path("dir").unwrap_or_else(|| state_dir.join("recordings"));
+    files.push(FileCheck::new("recording.dir", &dir, FileKind::RecordingDir));
+    let right = "a size in quotes, such as \"64MiB\"";
+    let queue = table.text("queue", right, |text| value::size(text, MIB..=1024 * MIB)).unwrap_or(64 * MIB);
+    table.finish();
+    recording::Config { dir, queue }
 }

@@ -20,6 +20,7 @@ mod notice;
 mod orders;
 mod pump;
 mod tap;
+mod taped;
 
 pub use gate::{Gate, Verdict};
 pub use orders::{Farewell, Orders};

@@ -9,16 +9,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::orders::{Farewell, Orders};
-use super::tap::Tap;
+use super::tap::{MAX_EVENTS, Tap};
 use crate::audit::{Audit, AuditError, Subject, Text};
+use crate::recording::{Lost, Tape};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
 /// The same while the side that is read is in key exchange and must be read on; more ends the session.
 const HIGHEST_WATER: usize = 8 * 1024 * 1024;
-/// Audit events of one session that may wait for the audit's queue.
-const MAX_EVENTS: usize = 64;
 /// How often a session that moves is looked after, and how long one that does not keeps its memory.
 const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
@@ -129,6 +128,13 @@ where
         self
     }
 
+    /// The session is then recorded.
+    #[must_use]
+    pub fn with_tape(mut self, tape: Option<Tape>) -> Self {
+        self.tap.tape = tape;
+        self
+    }
+
     /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].
     pub async fn run(mut self) -> Ended {
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
@@ -140,7 +146,11 @@ where
         });
         let _ = tokio::time::timeout(self.limits.linger, linger).await;
         self.tap.end();
-        for event in std::mem::take(&mut self.tap.events) {
+        let mut events = std::mem::take(&mut self.tap.events);
+        if let Some(tape) = self.tap.tape.take() {
+            events.extend(tape.finish().await);
+        }
+        for event in events {
             if let Err(error) = self.audit.record(&self.subject, event).await {
                 tracing::error!(%error, "the end of a channel could not be written to the audit");
             }
@@ -197,7 +207,8 @@ where
         }
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
-        // Behind the messages: events that stay are then those for which the audit has our waker.
+        // Behind the messages: what stays is then what the recorder and the audit have our waker for.
+        self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
         let Self { downstream, upstream, .. } = self;
         for leg in [&mut downstream.leg, &mut upstream.leg] {
@@ -223,7 +234,17 @@ where
         // A side that stopped for want of room goes on when the writes above have made some.
         let resumes = |moved: Moved, from: &Leg, to: &Leg| moved == Moved::Blocked && has_room(from, to.waiting());
         let resumed = resumes(up, &self.downstream.leg, &self.upstream.leg) || resumes(down, &self.upstream.leg, &self.downstream.leg);
-        Ok(read || told || (resumed && self.tap.events.len() < MAX_EVENTS))
+        Ok(read || told || (resumed && self.tap.has_room()))
+    }
+
+    fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
+        let Some(lost) = self.tap.tape.as_mut().and_then(|tape| tape.poll(cx).err()) else { return Ok(()) };
+        let Lost { event, sentence, reason } = *lost;
+        self.tap.events.push_back(event);
+        match sentence {
+            Some(sentence) => Err(End::Broker(Farewell { sentence, reason })),
+            None => Ok(()),
+        }
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -247,7 +268,8 @@ where
             let now = Instant::now();
             self.clocks.0.look(&mut self.downstream.leg, now, self.limits).map_err(End::Operator)?;
             self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
-            let moves = std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex();
+            let moves =
+                std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex() || !self.tap.has_room();
             if !moves {
                 self.downstream.release_idle_memory();
                 self.upstream.release_idle_memory();
@@ -292,7 +314,7 @@ fn move_messages<A, B>(
         Direction::Up => (End::Operator, End::Instance),
         Direction::Down => (End::Instance, End::Operator),
     };
-    while has_room(&from.leg, to.leg.waiting()) && tap.events.len() < MAX_EVENTS {
+    while has_room(&from.leg, to.leg.waiting()) && tap.has_room() {
         match from.leg.receive(to.leg.outgoing()).map_err(from_end)? {
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}

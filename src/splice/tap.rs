@@ -2,7 +2,9 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
 use super::gate::Refusal;
+use super::taped::Taped;
 use crate::audit::{Event, Text};
+use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
 
@@ -10,6 +12,8 @@ use crate::transport::{TransportError, msg};
 const MAX_CHANNELS: usize = 10_000;
 /// Bytes of a host name (at most 253) or a socket's path (at most 108) that a channel keeps: the table holds one for each.
 const MAX_DESTINATION: usize = 256;
+/// Events that may wait for the audit's queue.
+pub(super) const MAX_EVENTS: usize = 64;
 
 /// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
 #[derive(Default)]
@@ -24,6 +28,8 @@ pub struct Tap {
     pub events: VecDeque<Event>,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// The session's recording, when it is recorded.
+    pub tape: Option<Tape>,
 }
 
 #[derive(Default)]
@@ -41,6 +47,7 @@ struct Channel {
     bytes_up: u64,
     bytes_down: u64,
     closed: (bool, bool),
+    taped: Taped,
 }
 
 impl Tap {
@@ -75,9 +82,9 @@ impl Tap {
         }
     }
 
-    fn recipient(&mut self, direction: Direction, reader: &mut Reader<'_>) -> Option<&mut Channel> {
-        let operators = self.recipient_number(direction, reader)?;
-        self.channels.get_mut(&operators)
+    /// Whether more messages may be read: what they tell has somewhere to go.
+    pub fn has_room(&self) -> bool {
+        self.events.len() < MAX_EVENTS && self.tape.as_ref().is_none_or(Tape::has_room)
     }
 
     /// Takes a channel out of both tables: every number of the instance's stands for a channel that is there.
@@ -107,11 +114,14 @@ impl Tap {
             Direction::Up => self.bytes_up += len,
             Direction::Down => self.bytes_down += len,
         }
-        if let Some(channel) = self.recipient(direction, &mut reader) {
-            match direction {
-                Direction::Up => channel.bytes_up += len,
-                Direction::Down => channel.bytes_down += len,
-            }
+        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        match direction {
+            Direction::Up => channel.bytes_up += len,
+            Direction::Down => channel.bytes_down += len,
+        }
+        if let Some(tape) = &mut self.tape {
+            channel.taped.data(tape, direction, number, reader);
         }
     }
 
@@ -157,6 +167,10 @@ impl Tap {
         if channel.kind != "session" {
             channel.told = true;
             self.events.push_back(opened(channel, channel.kind.clone().as_str().into(), channel.what.clone()));
+            if let Some(tape) = &mut self.tape {
+                let Channel { ordinal, kind, what, taped, .. } = channel;
+                self.events.extend(taped.begin(tape, *ordinal, kind, what.as_ref().map(Text::as_str)));
+            }
         }
     }
 
@@ -176,19 +190,26 @@ impl Tap {
         if refusal.is_some() {
             return;
         }
-        let Some(channel) = self.recipient(direction, &mut reader) else { return };
+        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
         let (Ok(name), Ok(_want_reply)) = (reader.string(), reader.bool()) else { return };
-        let event = match (direction, name) {
+        let started = match (direction, name) {
             (Direction::Up, b"pty-req") => {
                 channel.pty = true;
+                if self.tape.is_some() {
+                    channel.taped.pty_requested(reader);
+                }
                 None
             }
-            (Direction::Up, b"shell") => Some(opened(channel, "shell".into(), None)),
-            (Direction::Up, b"exec" | b"subsystem") => {
-                let kind = if name == b"exec" { "exec" } else { "subsystem" };
-                let what = reader.string().ok().map(Text::new);
-                Some(opened(channel, kind.into(), what))
+            (Direction::Up, b"window-change") => {
+                if let Some(tape) = &mut self.tape {
+                    channel.taped.window_changed(tape, reader);
+                }
+                None
             }
+            (Direction::Up, b"shell") => Some(("shell", None)),
+            (Direction::Up, b"exec") => Some(("exec", reader.string().ok().map(Text::new))),
+            (Direction::Up, b"subsystem") => Some(("subsystem", reader.string().ok().map(Text::new))),
             (Direction::Down, b"exit-status") => {
                 channel.exit_status = reader.u32().ok();
                 None
@@ -199,9 +220,11 @@ impl Tap {
             }
             _ => None,
         };
-        if let Some(event) = event {
-            channel.told = true;
-            self.events.push_back(event);
+        let Some((kind, what)) = started else { return };
+        channel.told = true;
+        self.events.push_back(opened(channel, kind.into(), what.clone()));
+        if let Some(tape) = &mut self.tape {
+            self.events.extend(channel.taped.begin(tape, channel.ordinal, kind, what.as_ref().map(Text::as_str)));
         }
     }
 
@@ -220,6 +243,11 @@ impl Tap {
     }
 
     fn tell_closed(&mut self, channel: Channel) {
+        if let (Some(tape), Some(track)) = (&mut self.tape, channel.taped.track) {
+            let exit_signal = channel.exit_signal.as_ref().map(Text::as_str);
+            let Channel { bytes_up, bytes_down, exit_status, .. } = channel;
+            self.events.extend(tape.end(*track, Closed { bytes_up, bytes_down, exit_status, exit_signal }));
+        }
         if channel.told {
             self.events.push_back(Event::ChannelClosed {
                 channel: channel.ordinal,
