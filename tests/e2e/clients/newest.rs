@@ -93,6 +93,5 @@ fn the_times_of_keys_are_hidden_whatever_the_instance_can() {
     for way in ["direct", "ins-a"] {
         let log = typed(&lab, way);
         assert!(chaff(&log) > 0, "{way}: {}", log.lines().filter(|line| line.contains("obfuscate")).collect::<String>());
-        assert!(log.contains("receive packet: type 193"), "{way}: no PONG");
     }
 }
