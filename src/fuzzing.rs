@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+pub use crate::commands::fuzzing::command_words;
 pub use crate::door::fuzzing::{authorized_keys, certificate, proxy_header};
 pub use crate::gse::fuzzing::api_answer;
 pub use crate::pins::fuzzing::pins;

@@ -1,10 +1,10 @@
-use std::io;
+use std::io::{self, IoSliceMut, Read};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Reads after which a session's handshakes are over.
@@ -35,15 +35,43 @@ impl QuickAck {
     pub fn get_ref(&self) -> &TcpStream {
         &self.stream
     }
+
+    /// Reads into `first`, and what does not fit there into `second`, with one call.
+    pub fn poll_read_both(&mut self, cx: &mut Context<'_>, first: &mut [u8], second: &mut [u8]) -> Poll<io::Result<usize>> {
+        let whole = first.len() + second.len();
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let mut read = 0;
+            let tried = self.stream.try_io(Interest::READABLE, || {
+                read = (&*SockRef::from(&self.stream)).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])?;
+                // As in tokio's own reads: less than asked for means that nothing is left, and trying again would cost a call.
+                if read == 0 || read == whole { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            });
+            match tried {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && read == 0 => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ => {
+                    self.acknowledge();
+                    return Poll::Ready(Ok(read));
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if self.reads > 0 {
+            self.reads -= 1;
+            // A hint to the kernel: without it the login is slower, nothing else.
+            let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+        }
+    }
 }
 
 impl AsyncRead for QuickAck {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.reads > 0 && polled.is_ready() {
-            self.reads -= 1;
-            // A hint to the kernel: without it the login is slower, nothing else.
-            let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+        if polled.is_ready() {
+            self.acknowledge();
         }
         polled
     }

@@ -1,4 +1,4 @@
-//! What an operator says to the broker itself, as `ssh broker ls`: words → [`Command`] → [`Answer`], for people or as JSON.
+//! What an operator says to the broker itself, as `ssh broker ls`: words → command → answer, for people or as JSON.
 //!
 //! **Invariants**: nobody reads of an instance that policy does not grant them, nor whether it exists, unless they are an administrator;
 //! no byte that a terminal would obey comes from a peer or the cloud; every command is in the audit with its exit status, and ends in time.
@@ -6,6 +6,8 @@
 mod admin;
 mod answer;
 mod doctor;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod greeting;
 mod help;
 mod list;

@@ -11,16 +11,19 @@ use ipnet::IpNet;
 use russh::server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
 use super::commands::SessionChannels;
+use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
+use super::jumps::Jumps;
+use super::lanes::Lanes;
 use super::penalties::{Offence, Penalties};
 use super::prelude::{self, Prelude};
 use super::proxy::{self, Origin};
+use super::read_ahead::ReadAhead;
 use super::tally::Tally;
 use super::turned_away::{Refusal, TurnedAway};
 use crate::audit::{Event, Subject};
@@ -37,10 +40,8 @@ pub(super) struct Acceptor {
     pub(super) penalties: Arc<Penalties>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) balancers: Arc<[IpNet]>,
-    pub(super) login_grace: Duration,
     pub(super) gcm_alone: Arc<server::Config>,
     pub(super) modern: Arc<server::Config>,
-    pub(super) stop: CancellationToken,
 }
 
 /// A connection that was accepted, and what it stands on until its operator is proven.
@@ -52,8 +53,7 @@ enum Startup {
 
 /// One connection on its way in.
 struct Arrival {
-    /// As far as it is known: the balancer's, until its header has been read.
-    source: Mutex<SocketAddr>,
+    outer: Arc<Outer>,
     deadline: Instant,
     proven: Arc<AtomicBool>,
     attempts: Arc<Mutex<Attempts>>,
@@ -63,8 +63,9 @@ struct Arrival {
 
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
-    pub(super) async fn accept_all(self, listener: TcpListener) {
-        let stop = self.stop.clone();
+    pub(super) async fn accept_all(self, listener: TcpListener, lanes: Arc<Lanes>) {
+        let stop = self.shared.closing().accepting().clone();
+        let mut beat = self.shared.pulse().join();
         let accepting = async {
             while let Some(connection) = self.admission.connection().await {
                 let (stream, peer) = loop {
@@ -78,7 +79,10 @@ impl Acceptor {
                     }
                 };
                 match self.admit(peer) {
-                    Ok(startup) => drop(self.shared.tracker.spawn(self.clone().serve(stream, peer, connection, startup))),
+                    Ok(startup) => match stream.into_std() {
+                        Ok(stream) => lanes.spawn(&self.shared.tracker, self.clone().serve(stream, peer, connection, startup)),
+                        Err(error) => tracing::warn!(%error, "failed to hand a connection over"),
+                    },
                     Err(refusal) => self.turned_away.tell(&stream, peer, refusal),
                 }
             }
@@ -86,6 +90,10 @@ impl Acceptor {
         tokio::select! {
             () = accepting => {}
             () = stop.cancelled() => {}
+            () = beat.answer() => {}
+        }
+        if stop.is_cancelled() {
+            beat.leave();
         }
     }
 
@@ -106,10 +114,11 @@ impl Acceptor {
     }
 
     /// One connection, from its first byte to its end.
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+    async fn serve(self, stream: std::net::TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+        let entry = self.shared.enter(peer);
         let arrival = Arrival {
-            source: Mutex::new(peer),
-            deadline: Instant::now() + self.login_grace,
+            outer: entry.outer.clone(),
+            deadline: Instant::now() + self.shared.rules().login_grace,
             proven: Arc::default(),
             attempts: Arc::default(),
             excused: AtomicBool::new(false),
@@ -121,7 +130,7 @@ impl Acceptor {
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
                 // The library's own task ended without a word: it panicked, or the runtime stops.
-                matches!(error, russh::Error::Join(_)) && !self.stop.is_cancelled()
+                matches!(error, russh::Error::Join(_)) && !arrival.outer.end.is_cancelled()
             }
             Err(_panic) => true,
         };
@@ -140,9 +149,10 @@ impl Acceptor {
         drop(connection);
     }
 
-    async fn converse(&self, stream: TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+    async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
         let reached = stream.local_addr()?;
-        let mut stream = Guarded::new(QuickAck::new(stream)?, arrival.deadline, arrival.proven.clone(), self.stop.clone());
+        let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
+        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -161,8 +171,9 @@ impl Acceptor {
             attempts: arrival.attempts.clone(),
             name: None,
             operator: None,
-            sessions: Tally::new(),
+            outer: arrival.outer.clone(),
             channels: SessionChannels::new(reached),
+            jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };
@@ -172,14 +183,14 @@ impl Acceptor {
     /// Learns from a balancer whose connection it is, and admits that source.
     async fn introduce(
         &self,
-        stream: &mut Guarded<QuickAck>,
+        stream: &mut Guarded<ReadAhead>,
         arrival: &Arrival,
         slot: StartupSlot,
     ) -> Result<Option<StartupPermit>, russh::Error> {
         // Whatever a balancer does wrong, its network would pay for all who come through it.
         arrival.excused.store(true, Ordering::Relaxed);
         if let Origin::Client(source) = proxy::read_header(stream).await? {
-            *arrival.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+            arrival.outer.set_source(source);
             if self.penalties.refuses(source.ip(), Instant::now()) {
                 self.turned_away.count(source, Refusal::Penalized);
                 return Ok(None);
@@ -214,7 +225,7 @@ impl Acceptor {
             )
             .await;
         }
-        if arrival.excused.load(Ordering::Relaxed) || self.stop.is_cancelled() {
+        if arrival.excused.load(Ordering::Relaxed) || arrival.outer.end.is_cancelled() {
             return;
         }
         if let Some(refused_for) = self.penalties.add(source.ip(), offence, now) {
@@ -237,7 +248,7 @@ impl Arrival {
     }
 
     fn source(&self) -> SocketAddr {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outer.source()
     }
 }
 

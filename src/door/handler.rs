@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
 use super::commands::SessionChannels;
+use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
+use super::gauge::Counted;
+use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
 use super::tally::{Tally, TallyPermit};
@@ -47,9 +50,10 @@ pub(super) struct Connection {
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<Tally<()>>,
+    pub(super) outer: Arc<Outer>,
     pub(super) refusals: Arc<Tally<()>>,
     pub(super) channels: SessionChannels,
+    pub(super) jumps: Jumps,
     /// The forwards to other ports than SSH that are open, or were of late.
     pub(super) forwards: HashMap<ChannelId, CancellationToken>,
 }
@@ -94,9 +98,10 @@ impl Connection {
         Ok(())
     }
 
-    fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
-        match proof {
+    fn decide(&mut self, proof: Proof) -> Auth {
+        match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
+                self.outer.prove(proof);
                 self.operator = Some(operator);
                 Auth::Accept
             }
@@ -121,11 +126,11 @@ impl Connection {
         if self.shared.is_draining() {
             return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
         }
-        let name = match TargetName::parse(host, &self.shared.aliases) {
+        let name = match TargetName::parse(host, &self.shared.rules().aliases) {
             Ok(name) => name,
             Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
         };
-        match self.shared.session_permits(&operator.name, &self.sessions) {
+        match self.shared.session_permits(&operator.name, &self.outer.sessions) {
             Ok(permits) => Some((Ok(name), Slots::Session(permits))),
             Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
         }
@@ -170,8 +175,8 @@ impl Handler for Connection {
         // A name that cannot be an operator's takes the same way as one that is not.
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
-        let could =
-            acceptable_signature(offer.algorithm).and_then(|()| self.shared.operators.could_prove(&name, offer.public_key.key_data()));
+        let could = acceptable_signature(offer.algorithm)
+            .and_then(|()| self.shared.rules().operators.could_prove(&name, offer.public_key.key_data()));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -180,15 +185,15 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = acceptable_signature(key.algorithm)
-            .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
-        Ok(self.decide(proof))
+        if let Err(reason) = acceptable_signature(key.algorithm) {
+            return Ok(self.refuse(reason));
+        }
+        Ok(self.decide(Proof::Key { name, key: Box::new(key.public_key.key_data().clone()) }))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = self.shared.operators.prove_certificate(&name, certificate, self.source);
-        Ok(self.decide(proof))
+        Ok(self.decide(Proof::Certificate { name, certificate: Box::new(certificate.clone()) }))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
@@ -227,7 +232,8 @@ impl Handler for Connection {
         let client_version = self.client_version.clone();
         if port == SSH_PORT {
             reply.accept().await;
-            let jump = Jump { operator, client_version, typed, name, stream: Box::new(channel.into_stream()) };
+            let stream = Box::new(self.jumps.open(channel, self.shared.pipe()));
+            let jump = Jump { operator, client_version, typed, name, stream };
             self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
@@ -238,8 +244,9 @@ impl Handler for Connection {
         let gone = CancellationToken::new();
         self.forwards.retain(|_, gone| !gone.is_cancelled());
         self.forwards.insert(channel.id(), gone.clone());
+        let stream = self.jumps.open(channel, self.shared.pipe());
         let forward =
-            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { channel, reply }), gone: gone.clone() };
+            Forward { operator, client_version, typed, name, port, channel: Box::new(Pending { stream, reply }), gone: gone.clone() };
         let running = self.shared.sessions.forward(forward);
         // Also marks it for being forgotten.
         self.spawn(Box::pin(running.inspect(move |()| gone.cancel())), slots);
@@ -248,6 +255,7 @@ impl Handler for Connection {
 
     async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
         self.channels.close(channel);
+        self.jumps.closed(channel);
         if let Some(gone) = self.forwards.remove(&channel) {
             gone.cancel();
         }
@@ -306,5 +314,18 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         session.channel_failure(channel)
+    }
+
+    /// The library has put the message into the channel's queue.
+    async fn data(&mut self, channel: ChannelId, data: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        if self.jumps.count(channel, data.len()).await == Counted::Stalled {
+            tracing::warn!(source = %self.source, "a session is ended: it took nothing for too long");
+            session.close(channel)?;
+        }
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
+        self.jumps.window(channel)
     }
 }

@@ -1,12 +1,13 @@
-use russh::server::{ChannelOpenHandle, Msg};
-use russh::{Channel, ChannelOpenFailure};
+use russh::ChannelOpenFailure;
+use russh::server::ChannelOpenHandle;
 
+use super::stream::JumpStream;
 use super::{ByteStream, PendingChannel, Refusal};
 use crate::broker::BoxFuture;
 
-/// The library's channel with its answer.
+/// A channel's stream with its answer.
 pub(super) struct Pending {
-    pub(super) channel: Channel<Msg>,
+    pub(super) stream: JumpStream,
     pub(super) reply: ChannelOpenHandle,
 }
 
@@ -14,7 +15,7 @@ impl PendingChannel for Pending {
     fn accept(self: Box<Self>) -> BoxFuture<'static, Box<dyn ByteStream>> {
         Box::pin(async move {
             self.reply.accept().await;
-            Box::new(self.channel.into_stream()) as Box<dyn ByteStream>
+            Box::new(self.stream) as Box<dyn ByteStream>
         })
     }
 

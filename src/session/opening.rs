@@ -12,8 +12,9 @@ use crate::quick_ack::QuickAck;
 use crate::recording::Tape;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
 
-/// How the broker names itself to operators.
-const VERSION: &str = "SSH-2.0-ssh-broker";
+/// How the broker names itself to operators. Their OpenSSH says `eow@openssh.com` and `no-more-sessions@openssh.com` only to another
+/// OpenSSH; without the first, `ssh ins-x cat big | head` would not end before the file does.
+const VERSION: &str = "SSH-2.0-OpenSSH_9.9 ssh-broker";
 /// A client that has not offered its algorithms by then waits for ours.
 const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
 /// For the last words to a client that is being refused, until it closes.

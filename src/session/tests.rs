@@ -162,7 +162,7 @@ async fn a_panic_ends_its_session_alone_and_is_in_the_audit() {
     house.runner.run(next).await;
     assert!(house.runner.0.live().list().is_empty());
     while house.lines.events().len() < 4 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(house.lines.events(), ["session.started", "session.crashed", "session.started", "session.crashed"]);
     let text = String::from_utf8(house.lines.bytes.lock().unwrap().clone()).unwrap();
@@ -177,7 +177,7 @@ async fn the_start_is_kept_before_the_cloud_is_asked() {
     assert!(told.to_string().contains("target-refused"), "{told}");
     assert!(house.kept_before.load(Ordering::SeqCst));
     while house.lines.events().len() < 2 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(house.lines.events(), ["session.started", "target.failed"]);
 }
@@ -205,8 +205,10 @@ async fn a_client_that_leaves_is_told_of_as_that() {
     let (jump, far) = jump();
     drop(far);
     house.runner.run(jump).await;
-    while house.lines.events().len() < 2 {
-        tokio::task::yield_now().await;
+    while house.lines.events().last().is_none_or(|event| event != "session.abandoned") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(house.lines.events(), ["session.started", "session.abandoned"]);
+    // Whether the start was kept before the leaving was seen is chance; nothing else happened.
+    assert!(house.lines.events().iter().rev().skip(1).all(|event| event == "session.started"));
+    assert!(house.lines.events().len() <= 2);
 }

@@ -74,13 +74,14 @@ pub fn reference() -> Vec<Section> {
     sections
 }
 
-/// Adds a line of a comment; one that is empty or begins with a word and a colon begins a paragraph.
+/// Adds a line of a comment; one that is empty, begins with a word and a colon, or ends with a colon begins a
+/// paragraph.
 fn add(text: &mut String, line: &str) {
     let mut words = line.split_whitespace();
     let Some(first) = words.next() else { return text.push('\n') };
     let labelled = first.strip_suffix(':').is_some_and(|label| label.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_'));
     if !text.is_empty() && !text.ends_with('\n') {
-        text.push(if labelled { '\n' } else { ' ' });
+        text.push(if labelled || line.ends_with(':') { '\n' } else { ' ' });
     }
     text.push_str(first);
     for word in words {

@@ -39,7 +39,7 @@ pub struct Refusal {
 /// Holds a session to its grant.
 ///
 /// Its state is what the operator's side has asked for, so that an instance can open nothing unasked; which opens it refused, so that the
-/// failure tells why; and what [`Nested`] and [`Notices`] keep.
+/// failure tells why; and what `Nested` and `Notices` keep.
 pub struct Gate {
     grant: Grant,
     asked: Asked,
@@ -72,6 +72,18 @@ impl Gate {
             notices: Notices::default(),
             words: Vec::new(),
         }
+    }
+
+    /// Holds the session to another grant from now on.
+    pub fn regrant(&mut self, grant: Grant) {
+        self.grant = grant;
+    }
+
+    /// Whether the grant allows what the operator's side has asked for without a channel of its own.
+    pub fn fits(&self, grant: &Grant) -> bool {
+        let Asked { tcpip_forward, streamlocal_forward, agent, x11 } = self.asked;
+        let asked = [(Capability::ForwardRemote, tcpip_forward || streamlocal_forward), (Capability::Agent, agent), (Capability::X11, x11)];
+        asked.into_iter().all(|(capability, asked)| !asked || grant.allows(capability))
     }
 
     /// Judges a message on its way, and changes it in place where it must not pass as it is.

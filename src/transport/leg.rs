@@ -18,6 +18,8 @@ mod tests;
 
 /// RFC 4253, 4.2: 255 bytes, line end included.
 const MAX_VERSION_LINE: usize = 255;
+/// OpenSSH's PROTOCOL, 1.9.
+const PING_EXTENSION: &[u8] = b"ping@openssh.com";
 /// Other lines that a server may send before its version.
 const MAX_LINES_BEFORE_VERSION: usize = 64;
 /// RFC 4253, 9 recommends a gigabyte or an hour; the packets keep sequence numbers and nonces far from their ends.
@@ -102,6 +104,8 @@ pub struct Leg {
     weak_login: Option<SignatureAlgorithm>,
     /// server-sig-algs of the peer (RFC 8308, 3.1).
     server_sig_algs: Option<Vec<String>>,
+    /// The peer announced `ping@openssh.com`.
+    answers_pings: bool,
     held: Vec<Zeroizing<Vec<u8>>>,
     held_bytes: usize,
 }
@@ -156,6 +160,7 @@ impl Leg {
             negotiated: None,
             weak_login: None,
             server_sig_algs: None,
+            answers_pings: false,
             held: Vec::new(),
             held_bytes: 0,
         }
@@ -225,6 +230,20 @@ impl Leg {
 
     pub fn server_sig_algs(&self) -> Option<&[String]> {
         self.server_sig_algs.as_deref()
+    }
+
+    /// Whether the peer has announced that it answers PING.
+    pub fn answers_pings(&self) -> bool {
+        self.answers_pings
+    }
+
+    /// Answers a PING of the peer's that goes no further: with a PONG of the same content.
+    pub fn answer_ping(&mut self, ping: &[u8]) -> Result<(), TransportError> {
+        if self.waiting() > MAX_UNREAD {
+            return Err(TransportError::Misbehaved("it has left too much unread to be answered any more"));
+        }
+        let pong = std::iter::once(msg::PONG).chain(ping.iter().skip(1).copied());
+        self.send(&pong.collect::<Vec<_>>())
     }
 
     /// Whether the first key exchange is over in both directions.
@@ -400,6 +419,7 @@ impl Leg {
                 let value = std::str::from_utf8(value).map_err(|_| TransportError::Misbehaved("server-sig-algs is not text"))?;
                 self.server_sig_algs = Some(value.split(',').take(64).map(str::to_owned).collect());
             }
+            self.answers_pings |= name == PING_EXTENSION && value == b"0";
         }
         Ok(())
     }
@@ -535,7 +555,8 @@ impl Leg {
         std::mem::take(&mut self.held).iter().try_for_each(|message| self.outbound.put(message))
     }
 
-    /// server-sig-algs goes out right behind the first NEWKEYS (RFC 8308, 2.4).
+    /// server-sig-algs goes out right behind the first NEWKEYS (RFC 8308, 2.4). PING is announced whatever the instance can, of which
+    /// nothing is known yet: OpenSSH hides the times of keys only behind PINGs that are answered.
     fn send_ext_info(&mut self) -> Result<(), TransportError> {
         let algorithms = [
             SignatureAlgorithm::Ed25519,
@@ -546,9 +567,11 @@ impl Leg {
             SignatureAlgorithm::RsaSha256,
         ];
         let mut message = vec![msg::EXT_INFO];
-        put_u32(&mut message, 1);
+        put_u32(&mut message, 2);
         put_string(&mut message, b"server-sig-algs");
         put_string(&mut message, algorithms.map(SignatureAlgorithm::name).join(",").as_bytes());
+        put_string(&mut message, PING_EXTENSION);
+        put_string(&mut message, b"0");
         self.outbound.put(&message)
     }
 

@@ -46,6 +46,10 @@ pub const CHANNEL_REQUEST: u8 = 98;
 pub const CHANNEL_SUCCESS: u8 = 99;
 pub const CHANNEL_FAILURE: u8 = 100;
 
+/// `ping@openssh.com` (OpenSSH's PROTOCOL, 1.9).
+pub const PING: u8 = 192;
+pub const PONG: u8 = 193;
+
 /// Disconnect reason codes (RFC 4250, 4.2.2).
 pub mod reason {
     pub const HOST_NOT_ALLOWED: u32 = 1;

@@ -6,8 +6,13 @@ use std::process::Output;
 
 use crate::lab::{Lab, exchange, fingerprint, installed, pattern, succeeded, text};
 
+mod fleet;
+mod libraries;
+mod mounted;
+mod newest;
+
 /// A program of the Python environment that `tests/run` makes.
-fn in_venv(program: &str) -> PathBuf {
+pub fn in_venv(program: &str) -> PathBuf {
     let venv = std::env::var_os("LAB_VENV").map_or_else(|| PathBuf::from("/var/lib/ssh-broker-tests/venv"), PathBuf::from);
     let path = venv.join("bin").join(program);
     assert!(path.is_file(), "{} is not there: run the tests with tests/run, which makes it (LAB_VENV says where)", path.display());

@@ -206,8 +206,9 @@ fn doctor_goes_the_whole_way_without_a_session_and_names_where_it_ends() {
     assert_eq!(phases, ["resolve", "quota", "api", "connect", "kex", "host key", "auth"]);
     assert!(told["phases"].as_array().unwrap().iter().all(|phase| phase["ok"] == true && phase["ms"].is_number()), "{told}");
     assert_eq!((&told["ok"], &told["fleet"]), (&true.into(), &FLEET.into()));
+    lab.await_event(|event| event["event"] == "command.run");
     let events: Vec<String> = lab.audit().iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(events, ["operator.authenticated", "lease.fetched", "host_key.pinned", "command.run"]);
+    assert_eq!(events, ["operator.authenticated", "doctor.started", "lease.fetched", "host_key.pinned", "command.run"]);
     let (exit, out, _) = parts(&run(&lab, "alice", "doctor ins-a"));
     assert!(exit == 0 && out.contains("remembered") && out.ends_with("ins-a: a session would open\n"), "{out}");
 

@@ -111,7 +111,7 @@ fn a_grant_for_commands_alone_lets_nothing_else_in() {
 }
 
 /// An agent with the operator's key, on a socket of the lab's.
-fn agent(lab: &Lab) -> Process {
+pub fn agent(lab: &Lab) -> Process {
     let socket = lab.path("agent.sock");
     let agent = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -106,6 +106,8 @@ pub struct Plan {
     /// More lines of `[listen]`.
     pub listen: String,
     pub port: u16,
+    /// Variables of the broker's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Plan {
@@ -117,6 +119,7 @@ impl Default for Plan {
             extra: String::new(),
             listen: String::new(),
             port: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -130,6 +133,7 @@ pub struct Lab {
     pub ssh_port: u16,
     dir: TempDir,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -172,14 +176,36 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, _runtime: runtime };
+        let environment = plan.environment.clone();
+        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, _runtime: runtime };
         lab.configure(&plan);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
         lab
     }
 
+    /// Ends the first instance's sshd and starts what `start` makes in its place, with the port and the files of its configuration:
+    /// host key, authorized keys.
+    pub fn replace_first(&mut self, start: impl FnOnce(&Self) -> Process) {
+        drop(self.sshds.remove(0));
+        let process = start(self);
+        wait_for(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), self.ssh_port), || "no other instance in the place of the first".to_owned());
+        self.sshds.insert(0, process);
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A link to the broker's binary, through which the lab starts it; another program can be put there.
+    pub fn program_path(&self) -> PathBuf {
+        self.path("ssh-broker")
+    }
+
+    /// Changes the configuration's text.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.path("broker.toml")).unwrap();
+        private(&self.path("broker.toml"), change(text).as_bytes());
     }
 
     fn configure(&self, plan: &Plan) {
@@ -213,10 +239,11 @@ impl Lab {
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ssh-broker"))
+        let child = Command::new(self.program_path())
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -236,14 +263,17 @@ impl Lab {
         assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
         let printed = String::from_utf8(printed.stdout).unwrap();
         let is_known_host = |line: &&str| line.contains(" ssh-ed25519 ") && !line.trim_start().starts_with('#');
-        let known: Vec<&str> = printed.lines().filter(is_known_host).map(str::trim_start).collect();
+        let mut known: Vec<String> = printed.lines().filter(is_known_host).map(|line| line.trim_start().to_owned()).collect();
+        if let Ok(key) = fs::read_to_string(self.path("ins-a.host_ed25519.pub")) {
+            known.push(format!("direct {}", key.trim_end()));
+        }
         fs::write(self.path("known_hosts"), known.join("\n") + "\n").unwrap();
         let dir = self.dir.path().display();
         let config = format!(
-            "Host broker\n  HostName {}\n  Port {}\n  User alice\n\nHost *\n  IdentityFile {dir}/operator\n  IdentitiesOnly yes\n  IdentityAgent none\n  \
-             UserKnownHostsFile {dir}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking yes\n  UpdateHostKeys no\n  \
-             BatchMode yes\n  LogLevel INFO\n\nHost ins-*\n  ProxyJump broker\n\nHost direct\n  HostName 127.0.0.1\n  Port {}\n  User root\n  \
-             StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n  IdentityFile {dir}/ins-a.login\n",
+            "Host broker\n  HostName {}\n  Port {}\n  User alice\n\nHost direct\n  HostName 127.0.0.1\n  Port {}\n  User root\n  \
+             HostKeyAlias direct\n  IdentityFile {dir}/ins-a.login\n\nHost * !direct\n  IdentityFile {dir}/operator\n\nHost *\n  \
+             IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {dir}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  \
+             StrictHostKeyChecking yes\n  UpdateHostKeys no\n  BatchMode yes\n  LogLevel INFO\n\nHost ins-*\n  ProxyJump broker\n",
             self.address.ip(),
             self.address.port(),
             self.ssh_port,

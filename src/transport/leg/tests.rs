@@ -201,6 +201,23 @@ fn nothing_of_the_layers_above_passes_before_keys() {
 }
 
 #[test]
+fn a_server_announces_that_it_answers_pings_and_does() {
+    let (mut client, mut server) = pair(|_| {});
+    settle(&mut client, &mut server).unwrap();
+    assert!(client.answers_pings() && !server.answers_pings());
+    server.answer_ping(b"\xc0\0\0\0\x01x").unwrap();
+    // In the midst of new keys an answer waits for them.
+    server.start_kex().unwrap();
+    server.answer_ping(b"\xc0\0\0\0\x01y").unwrap();
+    let [_, heard] = settle(&mut client, &mut server).unwrap();
+    assert_eq!(heard, [b"\xc1\0\0\0\x01x".to_vec(), b"\xc1\0\0\0\x01y".to_vec()]);
+    // What is not read is not answered without end.
+    let ping = vec![msg::PING; 30_000];
+    let answered = (0..1000).take_while(|_| server.answer_ping(&ping).is_ok()).count();
+    assert!(answered > 0 && answered * ping.len() <= MAX_UNREAD + 2 * ping.len(), "{answered}");
+}
+
+#[test]
 fn a_peer_that_reads_nothing_is_answered_only_so_far() {
     let (mut client, mut server) = pair(|_| {});
     settle(&mut client, &mut server).unwrap();

@@ -1,0 +1,232 @@
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// What a client may send on a channel before it is granted more: as much as OpenSSH grants.
+pub(super) const WINDOW: u32 = 2 << 20;
+/// The same while a session does not take what has come: its client is held back, and asks again with each that it uses up.
+pub(super) const TRICKLE: u32 = 2 << 10;
+/// How long a message of the trickle holds the connection back.
+const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
+/// A client that has sent nothing for so long has nothing more to send, for now.
+const PRESSING: Duration = Duration::from_secs(1);
+/// How long a session may take nothing of a full pipe while other sessions of its connection are held up by that, and while none is.
+const STALL: Duration = Duration::from_secs(30);
+const STALL_ALONE: Duration = Duration::from_secs(900);
+/// The part of a pipe that may wait before its client is held back. What was granted when this is found out can be followed by one and a
+/// half windows more; with the default pipe it all fits, and no honest client ever meets the limit.
+const FULL: i64 = 8;
+/// Bytes of a message that fills a pipe as soon as its queue.
+const SMALL_MESSAGE: usize = 512;
+
+/// Messages that the library's queue of a channel takes: a pipe of `limit` bytes is full before, unless they are tiny.
+pub(super) fn queue_len(limit: usize) -> usize {
+    (limit / SMALL_MESSAGE).max(64)
+}
+
+/// How many bytes wait between a connection's loop and one session, and who is to be woken about it.
+///
+/// The library grants window as soon as it has received, then awaits the channel's queue inside the only loop of a connection: a session
+/// that takes nothing would stop all others. So its client is held back by its window ([`TRICKLE`]) once a part of the limit waits, long
+/// before the queue is full, and the loop goes on. A client that sends without a window meets the limit, and holds up itself.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    waiting: AtomicI64,
+    limit: i64,
+    /// Whether the session found nothing when it last looked, and so will be run for what has come since.
+    hungry: AtomicBool,
+    /// Bytes taken so far, by which a session that stands still is told from a slow one.
+    taken: AtomicU64,
+    /// What was seen when a message last came that found the pipe full.
+    pressed: Mutex<Option<Pressed>>,
+    /// Told when less waits than holds a client back.
+    room: Notify,
+    closed: AtomicBool,
+    stalled: AtomicBool,
+    /// The session's task, which may wait for the instance alone when its end comes.
+    session: AtomicWaker,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pressed {
+    still_since: Instant,
+    taken: u64,
+    last: Instant,
+}
+
+/// What came of counting a message in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Fits,
+    /// The session has taken nothing for too long: it ends.
+    Stalled,
+}
+
+impl Gauge {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: AtomicI64::new(0),
+            limit: i64::try_from(limit.max(1)).unwrap_or(i64::MAX),
+            hungry: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            pressed: Mutex::default(),
+            room: Notify::new(),
+            closed: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
+            session: AtomicWaker::new(),
+        })
+    }
+
+    /// Whether its client is to be held back. A session that had taken all takes what has come as soon as it runs again.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_over(self.limit / FULL) && !self.hungry.load(Ordering::Relaxed) && !self.is_closed()
+    }
+
+    fn is_over(&self, bytes: i64) -> bool {
+        self.waiting.load(Ordering::Relaxed) > bytes
+    }
+
+    /// Whether its client goes on sending although it is full.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.is_full() && self.pressed().is_some_and(|pressed| pressed.last.elapsed() < PRESSING)
+    }
+
+    /// Counts a message that is in the queue. `shared`: other sessions of the connection wait meanwhile.
+    pub(super) async fn put(&self, bytes: usize, shared: bool) -> Counted {
+        self.waiting.fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+        if !self.is_over(self.limit / FULL) {
+            return Counted::Fits;
+        }
+        let patience = if shared { STALL } else { STALL_ALONE };
+        loop {
+            let over = self.is_over(self.limit) && !self.is_closed();
+            if !over && !self.is_full() {
+                return Counted::Fits;
+            }
+            if self.still_for() >= patience {
+                self.stalled.store(true, Ordering::Release);
+                self.close();
+                return Counted::Stalled;
+            }
+            if over {
+                let _ = timeout(PRESSING, self.room.notified()).await;
+            } else {
+                if bytes <= TRICKLE as usize {
+                    let _ = timeout(TRICKLE_PAUSE, self.room.notified()).await;
+                }
+                return Counted::Fits;
+            }
+        }
+    }
+
+    /// How long the session has taken nothing, as far as messages came to look.
+    fn still_for(&self) -> Duration {
+        let (now, taken) = (Instant::now(), self.taken.load(Ordering::Relaxed));
+        let mut pressed = self.pressed.lock().unwrap_or_else(PoisonError::into_inner);
+        let still_since = pressed.filter(|before| before.taken == taken).map_or(now, |before| before.still_since);
+        *pressed = Some(Pressed { still_since, taken, last: now });
+        now.duration_since(still_since)
+    }
+
+    fn pressed(&self) -> Option<Pressed> {
+        *self.pressed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts bytes that the session took; `all`: it found nothing more.
+    pub(super) fn take(&self, bytes: usize, all: bool) {
+        self.hungry.store(all, Ordering::Relaxed);
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let before = self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        let low = self.limit / FULL;
+        if before > low && before.saturating_sub(bytes) <= low {
+            self.room.notify_one();
+        }
+    }
+
+    /// The session takes nothing more, or is to end.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.room.notify_one();
+        self.session.wake();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// For the session: whether it is to end because it took nothing. Leaves the waker.
+    pub(super) fn has_stalled(&self, waker: &Waker) -> bool {
+        self.session.register(waker);
+        self.stalled.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_holds_back_until_something_is_taken_and_not_for_ever() {
+        for (shared, patience) in [(true, STALL), (false, STALL_ALONE)] {
+            let gauge = Gauge::new(20_000);
+            assert_eq!((gauge.put(2_000, shared).await, gauge.is_full()), (Counted::Fits, false));
+            let started = Instant::now();
+            assert_eq!((gauge.put(17_000, shared).await, gauge.is_full()), (Counted::Fits, true));
+            assert_eq!(started.elapsed(), Duration::ZERO);
+            let over = tokio::spawn({
+                let gauge = gauge.clone();
+                async move { gauge.put(4_000, shared).await }
+            });
+            tokio::time::sleep(patience / 2).await;
+            assert!(!over.is_finished());
+            gauge.take(21_500, false);
+            assert_eq!(over.await.unwrap(), Counted::Fits);
+            let started = Instant::now();
+            assert_eq!(gauge.put(30_000, shared).await, Counted::Stalled);
+            assert!(started.elapsed() >= patience && started.elapsed() < patience + PRESSING * 2);
+            assert!(gauge.is_closed() && gauge.has_stalled(Waker::noop()));
+            // What comes after the end is nobody's to wait for.
+            assert_eq!(gauge.put(100_000, shared).await, Counted::Fits);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_finds_out_that_a_session_stands_still_before_the_pipe_is_full() {
+        let gauge = Gauge::new(4 << 20);
+        assert_eq!(gauge.put(2 << 20, true).await, Counted::Fits);
+        let started = Instant::now();
+        while gauge.put(TRICKLE as usize, true).await == Counted::Fits {
+            assert!(gauge.is_pressed());
+        }
+        assert!(started.elapsed() >= STALL && started.elapsed() < STALL * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_little_is_slow_and_goes_on() {
+        let gauge = Gauge::new(1 << 20);
+        assert_eq!(gauge.put(512 << 10, true).await, Counted::Fits);
+        for _ in 0..100 {
+            gauge.take(TRICKLE as usize, false);
+            tokio::time::sleep(STALL / 2).await;
+            assert_eq!(gauge.put(TRICKLE as usize, true).await, Counted::Fits);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_session_lets_the_connection_go_on() {
+        let gauge = Gauge::new(1);
+        let full = tokio::spawn({
+            let gauge = gauge.clone();
+            async move { gauge.put(20, false).await }
+        });
+        tokio::task::yield_now().await;
+        gauge.close();
+        assert_eq!(full.await.unwrap(), Counted::Fits);
+    }
+}
