@@ -16,7 +16,7 @@ use crate::lab::{Lab, Plan, Process, Sshd, pattern, text};
 /// Starts an `sshd` for each connection, a second and a half after it was made.
 fn late_sshd(listener: &TcpListener, config: &Path) {
     for stream in listener.incoming() {
-        let (stream, config) = (stream.unwrap(), config.clone());
+        let (stream, config) = (stream.unwrap(), config.to_owned());
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(1500));
             let of = |stream: &TcpStream| Stdio::from(OwnedFd::from(stream.try_clone().unwrap()));
