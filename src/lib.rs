@@ -46,7 +46,7 @@
 //! | [`recording`] | edge: terminals as asciicasts, file operations and forwards as lines |
 //! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
 //! | [`manual`] | manual pages and completions, for packages |
-//! | [`service`] | everything put together, and the process around it |
+//! | [`service`] | everything put together, and the process around it: signals, reload, handover to a new process, drain, systemd, metrics |
 //! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
 //!
 //! Dependencies point one way; `tests/layers.rs` reads the sources and fails when a module uses what its layer must not.

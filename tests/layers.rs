@@ -41,6 +41,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["gse", "settings"]),
     ("moka", &["cache"]),
     ("config", &["settings"]),
+    ("metrics", &["service"]),
+    ("metrics_exporter_prometheus", &["service"]),
+    ("sd_notify", &["service"]),
+    ("listenfd", &["service"]),
     ("clap", &["manual"]),
 ];
 

@@ -3,15 +3,14 @@
 /// Appends text as the inside of a JSON string, no more than `room` bytes of it; gives how many bytes of the text that was.
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str, room: usize) -> usize {
     let end = out.len() + room;
+    out.reserve(room.min(text.len() + 6));
     let mut rest = text;
     loop {
-        let room = end.saturating_sub(out.len());
-        let run = plain_run(rest.as_bytes());
-        let copied = if run <= room { run } else { rest.floor_char_boundary(room) };
-        let (plain, behind) = rest.split_at_checked(copied).unwrap_or((rest, ""));
-        out.extend_from_slice(plain.as_bytes());
-        rest = behind;
-        let Some(special) = rest.as_bytes().first().filter(|_| copied == run) else { break };
+        // No more than there is room for is looked at, so that the copy needs no other bound.
+        let fits = rest.get(..rest.floor_char_boundary(end.saturating_sub(out.len()))).unwrap_or_default();
+        let run = push_plain(out, fits.as_bytes());
+        rest = rest.get(run..).unwrap_or_default();
+        let Some(special) = fits.as_bytes().get(run) else { break };
         let escape = Escape::of(*special);
         if out.len() + escape.as_bytes().len() > end {
             break;
@@ -51,16 +50,22 @@ fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
-/// How many bytes come before the first that needs an escape: eight are looked at in one go.
-fn plain_run(bytes: &[u8]) -> usize {
+/// Appends what comes before the first byte that needs an escape, eight bytes in one go; gives its length. Runs are short in what
+/// terminals show, so a search first and a copy behind it would cost more than this.
+fn push_plain(out: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    let before = out.len();
     let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
+    for word in words {
+        out.extend_from_slice(word);
         let specials = specials(u64::from_le_bytes(*word));
         if specials != 0 {
-            return index * 8 + specials.trailing_zeros() as usize / 8;
+            out.truncate(out.len() - 8 + specials.trailing_zeros() as usize / 8);
+            return out.len() - before;
         }
     }
-    bytes.len() - rest.len() + rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len())
+    let plain = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
+    out.extend_from_slice(rest.get(..plain).unwrap_or(rest));
+    out.len() - before
 }
 
 /// The highest bit of each byte that needs an escape. Right for the lowest of them; above it a borrow may set more.
@@ -90,7 +95,7 @@ mod tests {
                 let text = format!("{}{c}{c}{}", "é".repeat(before / 3) + &"x".repeat(before % 3), "z".repeat(9));
                 let json = string(&text);
                 assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
-                assert_eq!(plain_run(text.as_bytes()), text.bytes().position(is_special).unwrap_or(text.len()));
+                assert_eq!(push_plain(&mut Vec::new(), text.as_bytes()), text.bytes().position(is_special).unwrap_or(text.len()));
             }
         }
     }

@@ -28,7 +28,7 @@ const A_NETWORK: &str = "a network in quotes, such as \"10.0.0.0/8\"";
 const A_PATH: &str = "an absolute path in quotes";
 
 impl Table<'_> {
-    fn duration(&mut self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Duration {
         self.text(key, A_DURATION, |text| duration(text, range)).unwrap_or(default)
     }
 
@@ -41,7 +41,7 @@ impl Table<'_> {
     }
 
     /// A word out of a few.
-    fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         let right = words.join(" or ");
         self.text(key, &right, |text| {

@@ -9,8 +9,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::manners::{Heed, Manners};
-use super::orders::{Farewell, Orders};
+use super::orders::{Farewell, Orders, Regrant};
 use super::tap::{MAX_EVENTS, Tap};
+use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
@@ -201,6 +202,9 @@ where
         if let Poll::Ready(farewell) = self.orders.poll(cx) {
             return Err(End::Broker(farewell));
         }
+        if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
+            self.regrant(grant, farewell)?;
+        }
         let Self { downstream, upstream, gate, tap, orders, .. } = self;
         for text in orders.notices() {
             gate.notice(&text);
@@ -246,6 +250,14 @@ where
             Some(sentence) => Err(End::Broker(Farewell { sentence, reason })),
             None => Ok(()),
         }
+    }
+
+    fn regrant(&mut self, grant: Grant, farewell: Farewell) -> Result<(), End> {
+        if !self.gate.fits(&grant) || !self.tap.fits(&grant) {
+            return Err(End::Broker(farewell));
+        }
+        self.gate.regrant(grant);
+        Ok(())
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -388,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::access::Capability;
-    use crate::splice::gate::tests::{grant, request};
+    use crate::splice::gate::tests::{grant, open, request};
     use crate::transport::{HostIdentity, Preferences};
 
     /// Two ends of a leg whose keys stand: the client's, the server's.
@@ -446,5 +458,44 @@ mod tests {
         assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
         drop((operator, instance));
         assert_eq!(splice.await.unwrap().reason, "hours");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_narrower_grant_ends_a_session_only_when_it_uses_what_is_gone() {
+        let (mut operator, downstream) = leg().await;
+        let (upstream, mut instance) = leg().await;
+        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+        let orders = Orders::default();
+        let all = [Capability::Shell, Capability::Exec, Capability::ForwardLocal];
+        let splice = Splice::new(downstream, upstream, Gate::new(grant(&all)), audit, Subject::default(), Limits::default());
+        let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
+        let farewell = || Farewell { sentence: "ssh-broker: ins-a: over".to_owned(), reason: "policy".to_owned() };
+
+        operator.leg.send(&open("session")).unwrap();
+        operator.drain().await.unwrap();
+        let mut passed = instance.next().await.unwrap();
+        let mut confirmation = vec![msg::CHANNEL_OPEN_CONFIRMATION];
+        [0_u32, 0, 1000, 1000].iter().for_each(|number| confirmation.extend(number.to_be_bytes()));
+        instance.leg.send(&confirmation).unwrap();
+        instance.drain().await.unwrap();
+        operator.next().await.unwrap();
+        operator.leg.send(&request("exec", b"id")).unwrap();
+        operator.drain().await.unwrap();
+        passed = instance.next().await.unwrap_or(passed);
+        assert_eq!(passed.get(9), Some(&b'e'));
+
+        orders.regrant(grant(&[Capability::Exec]), farewell());
+        orders.ask(1);
+        let mut forward = open("direct-tcpip");
+        forward[5 + "direct-tcpip".len() + 3] = 1;
+        operator.leg.send(&forward).unwrap();
+        operator.drain().await.unwrap();
+        assert_eq!(instance.next().await.unwrap().get(5), Some(&b'!'), "what is gone is refused from now on");
+        assert_eq!(orders.answered(), 1);
+
+        orders.regrant(grant(&[Capability::Shell]), farewell());
+        assert!(matches!(operator.next().await, Err(TransportError::Disconnected { text, .. }) if text == "ssh-broker: ins-a: over"));
+        drop((operator, instance));
+        assert_eq!(splice.await.unwrap().reason, "policy");
     }
 }

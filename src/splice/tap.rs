@@ -3,6 +3,7 @@ use std::collections::{HashMap, VecDeque};
 use super::Direction;
 use super::gate::Refusal;
 use super::taped::Taped;
+use crate::access::{Capability, Grant, RecordMode};
 use crate::audit::{Event, Text};
 use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
@@ -42,12 +43,40 @@ struct Channel {
     instance_number: Option<u32>,
     pty: bool,
     told: bool,
+    /// What its grant has to allow while it is open.
+    uses: Option<Capability>,
     exit_status: Option<u32>,
     exit_signal: Option<Text>,
     bytes_up: u64,
     bytes_down: u64,
     closed: (bool, bool),
     taped: Taped,
+}
+
+impl Channel {
+    fn fits(&self, grant: &Grant) -> bool {
+        let goes_there = match (self.kind.as_str(), self.what.as_ref().map(Text::as_str)) {
+            ("direct-tcpip", Some(what)) => what.rsplit_once(':').is_none_or(|(host, port)| {
+                let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                grant.allows_destination(host, port.parse().unwrap_or_default())
+            }),
+            ("direct-streamlocal@openssh.com", Some(path)) => grant.allows_path(path),
+            _ => true,
+        };
+        goes_there && self.uses.is_none_or(|capability| grant.allows(capability))
+    }
+}
+
+/// What a channel of this type stands for by its type alone; what runs in a session channel is asked for later.
+fn carried_by(kind: &[u8]) -> Option<Capability> {
+    match kind {
+        b"direct-tcpip" | b"direct-streamlocal@openssh.com" => Some(Capability::ForwardLocal),
+        b"forwarded-tcpip" | b"forwarded-streamlocal@openssh.com" => Some(Capability::ForwardRemote),
+        b"auth-agent@openssh.com" => Some(Capability::Agent),
+        b"x11" => Some(Capability::X11),
+        b"session" => None,
+        _ => Some(Capability::Any),
+    }
 }
 
 impl Tap {
@@ -71,6 +100,14 @@ impl Tap {
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
         Ok(())
+    }
+
+    /// Whether the grant allows what the open channels carry, and demands no recording that there is not.
+    pub fn fits(&self, grant: &Grant) -> bool {
+        if grant.recording().mode == RecordMode::Required && self.tape.is_none() {
+            return false;
+        }
+        self.channels.values().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
     }
 
     /// The channel that a message's recipient number names, by the operator's number.
@@ -136,6 +173,7 @@ impl Tap {
             kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
             what: destination(kind, reader),
             refused: refusal.is_some(),
+            uses: carried_by(kind).filter(|_| refusal.is_none()),
             ..Channel::default()
         };
         match direction {
@@ -207,9 +245,20 @@ impl Tap {
                 }
                 None
             }
-            (Direction::Up, b"shell") => Some(("shell", None)),
-            (Direction::Up, b"exec") => Some(("exec", reader.string().ok().map(Text::new))),
-            (Direction::Up, b"subsystem") => Some(("subsystem", reader.string().ok().map(Text::new))),
+            (Direction::Up, b"shell") => {
+                channel.uses = Some(Capability::Shell);
+                Some(("shell", None))
+            }
+            (Direction::Up, b"exec") => {
+                channel.uses = Some(Capability::Exec);
+                Some(("exec", reader.string().ok().map(Text::new)))
+            }
+            (Direction::Up, b"subsystem") => {
+                let what = reader.string().ok().map(Text::new);
+                let is_sftp = what.as_ref().is_some_and(|what| what.as_str() == "sftp");
+                channel.uses = Some(if is_sftp { Capability::Sftp } else { Capability::Exec });
+                Some(("subsystem", what))
+            }
             (Direction::Down, b"exit-status") => {
                 channel.exit_status = reader.u32().ok();
                 None

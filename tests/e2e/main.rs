@@ -16,6 +16,7 @@ mod hostile;
 mod lab;
 mod legacy;
 mod recording;
+mod service;
 mod sessions;
 mod shared;
 mod splice;
