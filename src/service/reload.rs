@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +12,16 @@ use crate::access::{Code, Failure, Operator};
 use crate::broker::BoxFuture;
 use crate::commands::Reload;
 use crate::door::{Judged, Rules};
-use crate::session::Running;
+use crate::session::{self, Running};
 use crate::settings::{Purpose, Settings};
 
 /// How long the sessions of a connection that ends have for their last words.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often it is looked for sessions that began by what was true before.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// From a grant to a session that runs, beyond the deadlines of both of its legs: its audit and its recording begin.
+const BEGINNING: Duration = Duration::from_secs(30);
 
 /// Why everything stays as it was: a sentence for each thing that is wrong.
 #[derive(Debug)]
@@ -84,15 +87,20 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
     }
     let of_the_door = |settings: &Settings| {
         let limits = settings.door.limits;
-        (limits.connections, limits.startups, limits.startups_per_source, limits.startups_per_netblock, limits.attempts, limits.pipe)
+        let (drop_from, drop_percent) = (limits.startups_drop_from, limits.startups_drop_percent);
+        let startups = (limits.startups, drop_from, drop_percent, limits.startups_per_source, limits.startups_per_netblock);
+        (limits.connections, startups, limits.attempts, limits.pipe)
     };
     let keys = [
         ("state_dir", before.state_dir != after.state_dir),
         ("listen.addresses", before.door.addresses != after.door.addresses),
+        ("listen.proxy_protocol_from", before.door.proxy_protocol_from != after.door.proxy_protocol_from),
+        ("[penalties]", differ(&before.door.penalties, &after.door.penalties)),
         ("[gse]", differ(&before.gse, &after.gse) || before.open_deadline != after.open_deadline),
         ("[cache]", differ(&before.cache, &after.cache)),
         ("[upstream]", differ(&before.upstream, &after.upstream)),
         ("[audit]", differ(&before.audit, &after.audit)),
+        ("[recording]", differ(&before.recording, &after.recording)),
         ("[metrics]", before.process.metrics != after.process.metrics),
         ("[log]", before.process.log != after.process.log),
         ("[limits] but for sessions", of_the_door(before) != of_the_door(after)),
@@ -102,11 +110,13 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
 
 /// Judges every session at once, and then for a while those that were being opened meanwhile.
 async fn judge_again(service: Arc<Service>, open_deadline: Duration) {
+    // An operator's client may take its time though the instance is reached.
+    let opening = open_deadline.max(session::Config::default().handshake) + BEGINNING;
     let mut judged = HashMap::new();
     judge(&service, &mut judged).await;
     let service = Arc::downgrade(&service);
     tokio::spawn(async move {
-        for _ in 0..=open_deadline.as_secs().div_ceil(LOOK.as_secs()) {
+        for _ in 0..=opening.as_secs().div_ceil(LOOK.as_secs()) {
             sleep(LOOK).await;
             let Some(service) = service.upgrade() else { return };
             judge(&service, &mut judged).await;
@@ -124,7 +134,10 @@ async fn judge(service: &Arc<Service>, seen: &mut Seen) {
     let judged: HashMap<SocketAddr, Result<Operator, String>> =
         judged.into_iter().map(|Judged { source, operator }| (source, operator)).collect();
     let policy = service.broker.policy();
-    for session in service.live.list() {
+    let live = service.live.list();
+    let now: HashSet<usize> = live.iter().map(|session| Arc::as_ptr(session).addr()).collect();
+    seen.retain(|place, _| now.contains(place));
+    for session in live {
         if seen.insert(Arc::as_ptr(&session).addr(), session.clone()).is_some() {
             continue;
         }
@@ -175,8 +188,14 @@ mod tests {
         let other = read(
             "state_dir = \"/srv\"\n[gse]\nregion = \"ap-tokyo\"\n[listen]\naddresses = [\"[::]:1\"]\n[cache]\ncapacity = 5\n\
              [upstream]\nhost_keys = \"strict\"\n[audit]\nqueue = 9\n[metrics]\naddress = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\n\
-             [limits]\npipe = \"1MiB\"",
+             [limits]\npipe = \"1MiB\"\n[recording]\nqueue = \"1MiB\"\n[penalties]\nmax = \"9m\"",
         );
-        assert_eq!(needs_restart(&before, &other).len(), 9);
+        assert_eq!(needs_restart(&before, &other).len(), 11);
+        for (more, key) in [
+            ("[limits]\nstartups_drop_percent = 7\n", "[limits] but for sessions"),
+            ("[listen]\nproxy_protocol_from = [\"192.0.2.0/24\"]\n", "listen.proxy_protocol_from"),
+        ] {
+            assert_eq!(needs_restart(&before, &read(&format!("{gse}{more}"))), [key]);
+        }
     }
 }
