@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::access::{Code, Failure, Operator};
 use crate::broker::BoxFuture;
 use crate::commands::Reload;
 use crate::door::{Judged, Limits, Rules};
-use crate::session::Running;
+use crate::session::{self, Running};
 use crate::settings::{Purpose, Settings};
 use crate::upstream;
 
@@ -20,6 +20,9 @@ use crate::upstream;
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often it is looked for sessions that began by what was true before.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// From a grant to a session that runs, beyond the deadlines of both of its legs: its audit and its recording begin.
+const BEGINNING: Duration = Duration::from_secs(30);
 
 /// Why everything stays as it was: a sentence for each thing that is wrong.
 #[derive(Debug)]
@@ -113,11 +116,13 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
 
 /// Judges every session at once, and then for a while those that were being opened meanwhile.
 async fn judge_again(service: Arc<Service>, open_deadline: Duration) {
+    // An operator's client may take its time though the instance is reached.
+    let opening = open_deadline.max(session::Config::default().handshake) + BEGINNING;
     let mut judged = HashMap::new();
     judge(&service, &mut judged).await;
     let service = Arc::downgrade(&service);
     tokio::spawn(async move {
-        for _ in 0..=open_deadline.as_secs().div_ceil(LOOK.as_secs()) {
+        for _ in 0..=opening.as_secs().div_ceil(LOOK.as_secs()) {
             sleep(LOOK).await;
             let Some(service) = service.upgrade() else { return };
             judge(&service, &mut judged).await;
@@ -135,7 +140,10 @@ async fn judge(service: &Arc<Service>, seen: &mut Seen) {
     let judged: HashMap<SocketAddr, Result<Operator, String>> =
         judged.into_iter().map(|Judged { source, operator }| (source, operator)).collect();
     let policy = service.broker.policy();
-    for session in service.live.list() {
+    let live = service.live.list();
+    let now: HashSet<usize> = live.iter().map(|session| Arc::as_ptr(session).addr()).collect();
+    seen.retain(|place, _| now.contains(place));
+    for session in live {
         if seen.insert(Arc::as_ptr(&session).addr(), session.clone()).is_some() {
             continue;
         }
