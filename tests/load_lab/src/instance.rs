@@ -85,6 +85,9 @@ async fn converse(stream: TcpStream, identity: HostIdentity, leaves: Option<Leav
         return Ok(());
     }
     let mut connection = Connection::new(Leg::server(Preferences::modern(), identity, "SSH-2.0-OpenSSH_9.2 load"), stream);
+    // At once, as sshd does.
+    connection.identify().await?;
+    connection.leg.start_kex()?;
     connection.establish().await?;
     if leaves == Some(Leaves::AfterKex) {
         return Ok(());

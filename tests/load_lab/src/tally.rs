@@ -24,6 +24,10 @@ impl Missed {
         if let Some(code) = code(&["broker-busy", "api-throttled"]) {
             return Self::Refused(code);
         }
+        // So the broker says that an instance is gone in the middle of a session.
+        if sentence.contains("the other side closed the connection") {
+            return Self::Failed("instance-left".to_owned());
+        }
         let failures = ["instance-unreachable", "instance-login", "instance-hostkey", "api-unavailable"];
         code(&failures).map_or_else(|| Self::lost(sentence.chars().take(160).collect::<String>()), Self::Failed)
     }
@@ -57,8 +61,11 @@ impl Tally {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).times.len()
     }
 
-    pub fn lost(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).lost.values().sum()
+    /// What no limit refused and no fault that was made explains; `faults` is how many instances were made to leave.
+    pub fn lost(&self, faults: u64) -> u64 {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_instances = counts.failed.iter().filter(|(why, _)| why.starts_with("instance-")).map(|(_, count)| count);
+        counts.lost.values().sum::<u64>() + by_instances.sum::<u64>().saturating_sub(faults)
     }
 }
 

@@ -30,5 +30,5 @@ pub async fn run(lab: &Arc<Lab>, arguments: &Arguments) -> io::Result<bool> {
     );
     lab.tell_warnings();
     drop(sessions);
-    Ok(lab.returns_to_base().await? & (tally.lost() == 0))
+    Ok(lab.returns_to_base().await? & (tally.lost(0) == 0))
 }

@@ -42,5 +42,5 @@ pub async fn run(lab: &Arc<Lab>, arguments: &Arguments) -> io::Result<bool> {
         (cpu.broker + cpu.load) / took
     );
     lab.tell_warnings();
-    Ok(lab.returns_to_base().await? & (tally.lost() == 0))
+    Ok(lab.returns_to_base().await? & (tally.lost(0) == 0))
 }

@@ -45,8 +45,7 @@ pub async fn run(lab: &Arc<Lab>, arguments: &Arguments) -> io::Result<bool> {
     let growth = growth_percent(&looks);
     println!("  resident memory from the second quarter to the last: {growth:+.1} %");
     lab.tell_warnings();
-    // What an instance ended while it ran is not lost by the broker.
-    Ok(lab.returns_to_base().await? & (tally.lost() <= made) & (growth < GROWTH_PERCENT))
+    Ok(lab.returns_to_base().await? & (tally.lost(made) == 0) & (growth < GROWTH_PERCENT))
 }
 
 async fn come_and_go(lab: Arc<Lab>, end: Instant, leaves: f64, tally: Arc<Tally>, abandoned: Arc<AtomicU64>) {
