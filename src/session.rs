@@ -4,6 +4,7 @@ mod expiry;
 mod forward;
 mod live;
 mod opening;
+mod recorded;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -18,11 +19,12 @@ use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
-use crate::access::{Code, Failure, Reference};
+use crate::access::{Code, Failure, Operator, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
 use crate::quick_ack::QuickAck;
+use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
@@ -67,14 +69,21 @@ impl Default for Config {
 pub struct SessionRunner {
     broker: Arc<Broker<Dialer>>,
     audit: Audit,
+    recorder: Recorder,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
     live: Arc<Live>,
 }
 
 impl SessionRunner {
-    pub fn new(broker: Arc<Broker<Dialer>>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
-        Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
+    pub fn new(
+        broker: Arc<Broker<Dialer>>,
+        audit: Audit,
+        recorder: Recorder,
+        certificates: Arc<dyn HostCertificates>,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self { broker, audit, recorder, certificates, config, live: Arc::default() })
     }
 
     /// The sessions that run now.
@@ -82,11 +91,10 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    /// A panic ends this session, and is told.
-    async fn run_alone(self: Arc<Self>, jump: Jump) {
-        let mut subject = Subject::operator(&jump.operator);
-        subject.reference = Some(new_reference());
-        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+    /// A panic ends this session or forward, and is told.
+    async fn run_alone<F: Future<Output = ()>>(self: Arc<Self>, operator: &Operator, run: impl FnOnce(Arc<Self>, Subject) -> F) {
+        let subject = Subject { reference: Some(new_reference()), ..Subject::operator(operator) };
+        let session = AssertUnwindSafe(run(self.clone(), subject.clone()));
         if session.catch_unwind().await.is_err() {
             tracing::error!(session = ?subject.reference, "a session ended in a panic");
             if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
@@ -98,9 +106,9 @@ impl SessionRunner {
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
-        let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
+        let Some((downstream, upstream, grant, tape)) = opening.run(jump).await else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
-        self.splice(downstream, upstream, running).await;
+        self.splice(downstream, upstream, running, tape).await;
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
@@ -126,11 +134,12 @@ impl SessionRunner {
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
         upstream: Connection<QuickAck>,
         running: Arc<Running>,
+        tape: Option<Tape>,
     ) {
         let _entry = self.live.enter(running.clone());
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let mut splice = pin!(splice.with_orders(running.orders()).run());
+        let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
         let ended = tokio::select! {
             ended = &mut splice => ended,
             () = expiry::watch(&running, self.config.clock) => splice.await,
@@ -153,11 +162,13 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_alone(jump))
+        let (runner, operator) = (self.0.clone(), jump.operator.clone());
+        Box::pin(async move { runner.run_alone(&operator, |runner, subject| runner.run_session(jump, subject)).await })
     }
 
     fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_forward(forward))
+        let (runner, operator) = (self.0.clone(), forward.operator.clone());
+        Box::pin(async move { runner.run_alone(&operator, |runner, subject| runner.run_forward(forward, subject)).await })
     }
 }
 

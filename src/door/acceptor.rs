@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use russh::server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
 use super::commands::SessionChannels;
+use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
@@ -40,10 +40,8 @@ pub(super) struct Acceptor {
     pub(super) penalties: Arc<Penalties>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) balancers: Arc<[IpNet]>,
-    pub(super) login_grace: Duration,
     pub(super) gcm_alone: Arc<server::Config>,
     pub(super) modern: Arc<server::Config>,
-    pub(super) stop: CancellationToken,
 }
 
 /// A connection that was accepted, and what it stands on until its operator is proven.
@@ -55,8 +53,7 @@ enum Startup {
 
 /// One connection on its way in.
 struct Arrival {
-    /// As far as it is known: the balancer's, until its header has been read.
-    source: Mutex<SocketAddr>,
+    outer: Arc<Outer>,
     deadline: Instant,
     proven: Arc<AtomicBool>,
     attempts: Arc<Mutex<Attempts>>,
@@ -67,7 +64,8 @@ struct Arrival {
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
     pub(super) async fn accept_all(self, listener: TcpListener, lanes: Arc<Lanes>) {
-        let stop = self.stop.clone();
+        let stop = self.shared.closing().accepting().clone();
+        let mut beat = self.shared.pulse().join();
         let accepting = async {
             while let Some(connection) = self.admission.connection().await {
                 let (stream, peer) = loop {
@@ -92,6 +90,10 @@ impl Acceptor {
         tokio::select! {
             () = accepting => {}
             () = stop.cancelled() => {}
+            () = beat.answer() => {}
+        }
+        if stop.is_cancelled() {
+            beat.leave();
         }
     }
 
@@ -118,9 +120,10 @@ impl Acceptor {
 
     /// One connection, from its first byte to its end.
     async fn serve(self, stream: std::net::TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+        let entry = self.shared.enter(peer);
         let arrival = Arrival {
-            source: Mutex::new(peer),
-            deadline: Instant::now() + self.login_grace,
+            outer: entry.outer.clone(),
+            deadline: Instant::now() + self.shared.rules().login_grace,
             proven: Arc::default(),
             attempts: Arc::default(),
             excused: AtomicBool::new(false),
@@ -132,7 +135,7 @@ impl Acceptor {
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
                 // The library's own task ended without a word: it panicked, or the runtime stops.
-                matches!(error, russh::Error::Join(_)) && !self.stop.is_cancelled()
+                matches!(error, russh::Error::Join(_)) && !arrival.outer.end.is_cancelled()
             }
             Err(_panic) => true,
         };
@@ -154,7 +157,7 @@ impl Acceptor {
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
         let reached = stream.local_addr()?;
         let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
-        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), self.stop.clone());
+        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -172,8 +175,7 @@ impl Acceptor {
             proven: arrival.proven.clone(),
             attempts: arrival.attempts.clone(),
             name: None,
-            operator: None,
-            sessions: Tally::new(),
+            outer: arrival.outer.clone(),
             channels: SessionChannels::new(reached),
             jumps: Jumps::default(),
             forwards: HashMap::new(),
@@ -195,7 +197,7 @@ impl Acceptor {
             let peer = arrival.source();
             return Ok(self.admission.charge_source(slot, peer.ip()));
         };
-        *arrival.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        arrival.outer.set_source(source);
         drop(slot);
         match self.startup(source) {
             Ok(permit) => {
@@ -228,7 +230,7 @@ impl Acceptor {
             )
             .await;
         }
-        if arrival.excused.load(Ordering::Relaxed) || self.stop.is_cancelled() {
+        if arrival.excused.load(Ordering::Relaxed) || arrival.outer.end.is_cancelled() {
             return;
         }
         if let Some(refused_for) = self.penalties.add(source.ip(), offence, now) {
@@ -251,7 +253,7 @@ impl Arrival {
     }
 
     fn source(&self) -> SocketAddr {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outer.source()
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
 use super::commands::SessionChannels;
+use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
 use super::gauge::Counted;
 use super::jumps::Jumps;
@@ -48,8 +49,7 @@ pub(super) struct Connection {
     pub(super) proven: Arc<AtomicBool>,
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
-    pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<Tally<()>>,
+    pub(super) outer: Arc<Outer>,
     pub(super) refusals: Arc<Tally<()>>,
     pub(super) channels: SessionChannels,
     pub(super) jumps: Jumps,
@@ -97,10 +97,10 @@ impl Connection {
         Ok(())
     }
 
-    fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
-        match proof {
+    fn decide(&mut self, proof: Proof) -> Auth {
+        match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
-                self.operator = Some(operator);
+                self.outer.prove(proof, operator);
                 Auth::Accept
             }
             Err(reason) => self.refuse(reason),
@@ -124,11 +124,11 @@ impl Connection {
         if self.shared.is_draining() {
             return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
         }
-        let name = match TargetName::parse(host, &self.shared.aliases) {
+        let name = match TargetName::parse(host, &self.shared.rules().aliases) {
             Ok(name) => name,
             Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
         };
-        match self.shared.session_permits(&operator.name, &self.sessions) {
+        match self.shared.session_permits(&operator.name, &self.outer.sessions) {
             Ok(permits) => Some((Ok(name), Slots::Session(permits))),
             Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
         }
@@ -174,7 +174,7 @@ impl Handler for Connection {
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
         let key = offer.public_key.key_data();
-        let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.operators.could_prove(&name, key));
+        let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.rules().operators.could_prove(&name, key));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -183,21 +183,22 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = acceptable_signature(key.algorithm, key.public_key.key_data())
-            .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
-        Ok(self.decide(proof))
+        let data = key.public_key.key_data();
+        if let Err(reason) = acceptable_signature(key.algorithm, data) {
+            return Ok(self.refuse(reason));
+        }
+        Ok(self.decide(Proof::Key { name, key: Box::new(data.clone()) }))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = self.shared.operators.prove_certificate(&name, certificate, self.source);
-        Ok(self.decide(proof))
+        Ok(self.decide(Proof::Certificate { name, certificate: Box::new(certificate.clone()) }))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
-        let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
+        let operator = self.outer.operator().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(operator), event));
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(&operator), event));
         if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);
@@ -220,7 +221,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(operator) = self.operator.clone() else {
+        let Some(operator) = self.outer.operator() else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
@@ -263,7 +264,7 @@ impl Handler for Connection {
     }
 
     async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
-        match self.operator.is_some() {
+        match self.outer.operator().is_some() {
             false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
             true if self.channels.open(channel) => reply.accept().await,
             true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
@@ -282,18 +283,18 @@ impl Handler for Connection {
         _modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        match self.channels.pty(channel, self.operator.as_ref()) {
+        match self.channels.pty(channel, self.outer.operator().as_ref()) {
             true => session.channel_success(channel),
             false => session.channel_failure(channel),
         }
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
-        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+        self.channels.run(channel, b"", self.outer.operator(), &self.shared, session)
     }
 
     async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
-        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+        self.channels.run(channel, words, self.outer.operator(), &self.shared, session)
     }
 
     async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {

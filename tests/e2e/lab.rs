@@ -111,6 +111,8 @@ pub struct Plan {
     /// The audit goes to standard output, a pipe that only [`Lab::audit_pipe`] reads.
     pub audit_to_pipe: bool,
     pub port: u16,
+    /// Variables of the broker's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Plan {
@@ -125,6 +127,7 @@ impl Default for Plan {
             log_level: "info",
             audit_to_pipe: false,
             port: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -138,6 +141,7 @@ pub struct Lab {
     pub ssh_port: u16,
     dir: TempDir,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
     descriptors: Option<u64>,
     audit_to_pipe: bool,
     _runtime: tokio::runtime::Runtime,
@@ -178,10 +182,23 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let Plan { log_level, descriptors, audit_to_pipe, .. } = plan;
-        let mut lab =
-            Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, descriptors, audit_to_pipe, _runtime: runtime };
+        let (log_level, descriptors, audit_to_pipe) = (plan.log_level, plan.descriptors, plan.audit_to_pipe);
+        let environment = plan.environment.clone();
+        let mut lab = Self {
+            broker: None,
+            endpoint,
+            sshds,
+            address,
+            ssh_port,
+            dir,
+            log_level,
+            environment,
+            descriptors,
+            audit_to_pipe,
+            _runtime: runtime,
+        };
         lab.configure(&plan);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
         lab
     }
@@ -197,6 +214,17 @@ impl Lab {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A link to the broker's binary, through which the lab starts it; another program can be put there.
+    pub fn program_path(&self) -> PathBuf {
+        self.path("ssh-broker")
+    }
+
+    /// Changes the configuration's text.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.path("broker.toml")).unwrap();
+        private(&self.path("broker.toml"), change(text).as_bytes());
     }
 
     fn configure(&self, plan: &Plan) {
@@ -231,12 +259,12 @@ impl Lab {
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let binary = env!("CARGO_BIN_EXE_ssh-broker");
+        let program = self.program_path();
         let mut command = match self.descriptors {
-            None => Command::new(binary),
+            None => Command::new(program),
             Some(descriptors) => {
                 let mut limited = Command::new("prlimit");
-                limited.arg(format!("--nofile={descriptors}:{descriptors}")).arg(binary);
+                limited.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program);
                 limited
             }
         };
@@ -244,6 +272,7 @@ impl Lab {
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(if self.audit_to_pipe { Stdio::piped() } else { Stdio::null() })
             .stderr(log)
             .spawn()

@@ -15,6 +15,8 @@ mod grants;
 mod hostile;
 mod lab;
 mod legacy;
+mod recording;
+mod service;
 mod sessions;
 mod shared;
 mod splice;
