@@ -16,7 +16,7 @@ use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
 use super::commands::SessionChannels;
 use super::connections::Outer;
 use super::door::Shared;
-use super::guarded::Guarded;
+use super::guarded::{FLOOD, Guarded};
 use super::handler::{Attempts, Connection};
 use super::jumps::Jumps;
 use super::lanes::Lanes;
@@ -130,25 +130,32 @@ impl Acceptor {
         };
         let served = AssertUnwindSafe(self.converse(stream, &arrival, startup)).catch_unwind().await;
         let source = arrival.source();
-        let crashed = match served {
-            Ok(Ok(())) => false,
+        let worst = match &served {
+            Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
-                // The library's own task ended without a word: it panicked, or the runtime stops.
-                matches!(error, russh::Error::Join(_)) && !arrival.outer.end.is_cancelled()
+                match error {
+                    // The library's own task ended without a word: it panicked, or the runtime stops.
+                    russh::Error::Join(_) if !arrival.outer.end.is_cancelled() => Some(Offence::Crash),
+                    russh::Error::IO(error) if error.kind() == FLOOD => Some(Offence::Flood),
+                    _ => None,
+                }
             }
-            Err(_panic) => true,
+            Err(_panic) => Some(Offence::Crash),
         };
-        if crashed {
+        if worst == Some(Offence::Crash) {
             tracing::error!(%source, "a connection ended in a panic");
             self.record(&Subject::source(source), Event::ConnectionCrashed {}).await;
         }
-        let owed = arrival.attempts().owed.take();
-        if let Some((subject, event)) = owed {
+        let owed = {
+            let mut attempts = arrival.attempts();
+            [attempts.owed.take(), std::mem::take(&mut attempts.rejected).rest()]
+        };
+        for (subject, event) in owed.into_iter().flatten() {
             self.record(&subject, event).await;
         }
         if !arrival.proven.load(Ordering::Relaxed) {
-            self.judge(source, crashed, &arrival).await;
+            self.judge(source, worst, &arrival).await;
         }
         // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
         drop(connection);
@@ -212,15 +219,14 @@ impl Acceptor {
     }
 
     /// What a connection that proved nobody costs its source, and what the audit says of it.
-    async fn judge(&self, source: SocketAddr, crashed: bool, arrival: &Arrival) {
+    async fn judge(&self, source: SocketAddr, worst: Option<Offence>, arrival: &Arrival) {
         let Attempts { claimed, reason, .. } = std::mem::take(&mut *arrival.attempts());
         let now = Instant::now();
-        let offence = match &reason {
-            _ if crashed => Offence::Crash,
+        let offence = worst.unwrap_or(match &reason {
             _ if now >= arrival.deadline => Offence::GraceExceeded,
             Some(_) => Offence::AuthFailed,
             None => Offence::NoAuth,
-        };
+        });
         // Who gave no name at all (a scanner, a health check) is not worth a line.
         if let Some(claimed) = claimed {
             let reason = reason.unwrap_or_else(|| "no key was offered".to_owned());

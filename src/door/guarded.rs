@@ -9,12 +9,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A connection's stream with its ends: one wall-clock deadline until its operator is proven, which no traffic resets, and the stop of
-/// the door.
+/// Bytes that are read of a peer before its operator is proven. A login takes some kilobytes; what takes more is a flood, and each of its
+/// packets costs more than a place.
+const UNPROVEN: usize = 512 * 1024;
+/// Of the error that ends a flood.
+pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
+/// A connection's stream with its ends: until its operator is proven one wall-clock deadline, which no traffic resets, and a bound to that
+/// traffic; and the stop of the door.
 pub(super) struct Guarded<S> {
     stream: S,
     /// `None` once the operator is proven.
     deadline: Option<Pin<Box<Sleep>>>,
+    read: usize,
     proven: Arc<AtomicBool>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -22,7 +29,7 @@ pub(super) struct Guarded<S> {
 impl<S> Guarded<S> {
     /// `proven` is set by whoever proves the operator.
     pub(super) fn new(stream: S, deadline: Instant, proven: Arc<AtomicBool>, stop: CancellationToken) -> Self {
-        Self { stream, deadline: Some(Box::pin(sleep_until(deadline))), proven, stop: Box::pin(stop.cancelled_owned()) }
+        Self { stream, deadline: Some(Box::pin(sleep_until(deadline))), read: 0, proven, stop: Box::pin(stop.cancelled_owned()) }
     }
 
     /// Also leaves the waker, so that an end comes though nothing moves.
@@ -45,7 +52,13 @@ impl<S> Guarded<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.deadline.is_some() && self.read > UNPROVEN {
+            return Poll::Ready(Err(io::Error::new(FLOOD, "too much was sent before the login")));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.read = self.read.saturating_add(buf.filled().len() - before);
+        read
     }
 }
 
@@ -93,6 +106,24 @@ mod tests {
             assert_eq!(ended.is_ok(), proves);
             assert_eq!(got.len(), if proves { 30 } else { 19 });
             talk.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_before_the_proof_ends_it_and_after_the_proof_is_traffic() {
+        for proves in [false, true] {
+            let (near, mut far) = tokio::io::duplex(64 * 1024);
+            let proven = Arc::new(AtomicBool::new(proves));
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut guarded = Guarded::new(near, deadline, proven, CancellationToken::new());
+            let flood = tokio::spawn(async move { far.write_all(&vec![0; 2 * UNPROVEN]).await });
+            let mut got = Vec::new();
+            let ended = guarded.read_to_end(&mut got).await;
+            assert_eq!(ended.is_ok(), proves);
+            assert_eq!(got.len() == 2 * UNPROVEN, proves);
+            assert!(proves || got.len() <= UNPROVEN + 64 * 1024);
+            drop(guarded);
+            let _ = flood.await;
         }
     }
 

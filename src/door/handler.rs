@@ -17,6 +17,7 @@ use super::gauge::Counted;
 use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
+use super::rejected::{REFUSALS, Rejected};
 use super::tally::{Tally, TallyPermit};
 use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
@@ -26,8 +27,6 @@ use crate::broker::BoxFuture;
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
 
-/// Sentences that one connection is being told at once. Each costs a stream and some seconds; what is opened beyond is merely rejected.
-const REFUSALS: usize = 16;
 const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
@@ -37,6 +36,7 @@ pub(super) struct Attempts {
     pub(super) reason: Option<String>,
     /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
     pub(super) owed: Option<(Subject, Event)>,
+    pub(super) rejected: Rejected,
 }
 
 /// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
@@ -134,18 +134,9 @@ impl Connection {
         }
     }
 
-    /// An open that gets no sentence is in the audit all the same; one that the audit has no room for ends the connection.
-    fn note_rejected(&self, operator: &Operator, typed: &str) -> Result<(), russh::Error> {
-        let event = Event::ChannelRefused {
-            kind: "direct-tcpip".into(),
-            what: Some(typed.into()),
-            by: "broker",
-            reason: "more is being refused on this connection than it may ask for at once".into(),
-        };
-        self.shared.audit.try_record(&Subject::operator(operator), event).map_err(|error| {
-            tracing::info!(%error, operator = %operator.name, "a connection was ended: what it asks for cannot be audited");
-            russh::Error::Disconnect
-        })
+    fn note_rejected(&self, operator: &Operator, typed: &str) {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.rejected.note(&self.shared.audit, operator, typed);
     }
 }
 
@@ -228,7 +219,8 @@ impl Handler for Connection {
         let typed = shown(host);
         let Some((name, slots)) = self.judge(&operator, host) else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
-            return self.note_rejected(&operator, &typed);
+            self.note_rejected(&operator, &typed);
+            return Ok(());
         };
         let client_version = self.client_version.clone();
         if port == SSH_PORT {

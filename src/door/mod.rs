@@ -30,6 +30,7 @@ mod proxy;
 mod pulse;
 mod read_ahead;
 mod recent;
+mod rejected;
 mod rules;
 mod source_list;
 mod stream;

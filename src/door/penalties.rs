@@ -12,6 +12,7 @@ use super::netblock;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PenaltyRules {
     pub crash: Duration,
+    pub flood: Duration,
     pub auth_failed: Duration,
     pub no_auth: Duration,
     pub grace_exceeded: Duration,
@@ -29,6 +30,8 @@ pub struct PenaltyRules {
 pub(super) enum Offence {
     /// Something of ours panicked over it.
     Crash,
+    /// It sent more than any login takes.
+    Flood,
     AuthFailed,
     /// It left without trying.
     NoAuth,
@@ -39,6 +42,7 @@ impl Offence {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
+            Self::Flood => "flood",
             Self::AuthFailed => "auth-failed",
             Self::NoAuth => "no-auth",
             Self::GraceExceeded => "grace-exceeded",
@@ -83,6 +87,7 @@ impl Penalties {
     pub(super) fn add(&self, address: IpAddr, offence: Offence, now: Instant) -> Option<Duration> {
         let cost = match offence {
             Offence::Crash => self.rules.crash,
+            Offence::Flood => self.rules.flood,
             Offence::AuthFailed => self.rules.auth_failed,
             Offence::NoAuth => self.rules.no_auth,
             Offence::GraceExceeded => self.rules.grace_exceeded,
@@ -144,6 +149,7 @@ mod tests {
     fn penalties() -> Penalties {
         Penalties::new(PenaltyRules {
             crash: 90 * SECOND,
+            flood: 30 * SECOND,
             auth_failed: 5 * SECOND,
             no_auth: SECOND,
             grace_exceeded: 10 * SECOND,

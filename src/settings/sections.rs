@@ -139,6 +139,7 @@ pub(super) fn penalties(mut table: Table<'_>) -> door::PenaltyRules {
     let mut duration = |key: &str, default: Duration| table.duration(key, Duration::ZERO..=*MEMORY.end(), default);
     let penalties = door::PenaltyRules {
         crash: duration("crash", 90 * second),
+        flood: duration("flood", 30 * second),
         auth_failed: duration("auth_failed", 5 * second),
         no_auth: duration("no_auth", second),
         grace_exceeded: duration("grace_exceeded", 10 * second),

@@ -28,9 +28,9 @@ fn a_thousand_held_connections_on_two_hundred_descriptors_keep_nobody_out() {
 
 #[test]
 fn five_hundred_slow_peers_and_floods_leave_good_logins_quick() {
-    let extra = "[limits]\nstartups = 1000\nstartups_drop_from = 1000\n[penalties]\nexempt = [\"127.0.0.0/8\"]\n".to_owned();
-    let lab = Lab::with(Plan { extra, listen: "login_grace = \"20s\"\n".to_owned(), ..Plan::default() });
-    let bound = bound(&lab);
+    let extra = "[limits]\nstartups = 1000\nstartups_drop_from = 1000\n".to_owned();
+    let lab = Lab::with(Plan { extra, listen: "login_grace = \"15s\"\n".to_owned(), ..Plan::default() });
+    let (bound, calm) = (bound(&lab), Lab::start());
     let started = Instant::now();
     let mut slow: Vec<Peer> = (0..500).map(|n| Peer::from(&format!("127.0.{}.66", 1 + n % 100), lab.address)).collect();
     let stop = AtomicBool::new(false);
@@ -54,12 +54,20 @@ fn five_hundred_slow_peers_and_floods_leave_good_logins_quick() {
             scope.spawn(move || flood_before_keys(lab, n, stop));
             scope.spawn(move || flood_behind_keys(lab, n, stop));
         }
-        let mut took: Vec<Duration> = (0..scaled(12, 200)).map(|_| good_login(&lab)).collect();
+        // Beside each a login through a broker that nobody attacks, on the same busy machine.
+        let took = (0..scaled(12, 200)).map(|_| (good_login(&lab), good_login(&calm)));
+        let (mut took, mut usual): (Vec<Duration>, Vec<Duration>) = took.unzip();
         stop.store(true, Ordering::Relaxed);
         took.sort();
-        let slowest = took[took.len() * 99 / 100];
-        assert!(slowest <= bound, "of {} logins the slowest took {slowest:?}, more than {bound:?}", took.len());
+        usual.sort();
+        let p99 = |all: &[Duration]| all[all.len() * 99 / 100];
+        let bound = bound.max(3 * p99(&usual));
+        assert!(p99(&took) <= bound, "of {} logins the slowest took {:?}, more than {bound:?}", took.len(), p99(&took));
     });
+    // Who floods is not let in again so soon.
+    for address in ["127.0.1.77:", "127.0.1.88:"] {
+        lab.await_event(|event| event["offence"] == "flood" && event["source"].as_str().is_some_and(|source| source.starts_with(address)));
+    }
     // No traffic has moved their deadline.
     for mut peer in slow {
         assert!(peer.until_closed().is_some());
@@ -72,6 +80,7 @@ fn five_hundred_slow_peers_and_floods_leave_good_logins_quick() {
 fn flood_before_keys(lab: &Lab, n: usize, stop: &AtomicBool) {
     let ignores = packet(b"\x02\0\0\0\x20aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa").repeat(200);
     while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
         let mut peer = Peer::from(&format!("127.0.{}.77", 1 + n), lab.address);
         let _ = peer.say(VERSION);
         while !stop.load(Ordering::Relaxed) && peer.say(&ignores).is_ok() {}
@@ -83,6 +92,7 @@ fn flood_behind_keys(lab: &Lab, n: usize, stop: &AtomicBool) {
     let ignore = Message::new(2).text([b'a'; 64]);
     runtime().block_on(async {
         while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
             let Ok(mut client) = Client::connect(&format!("127.0.{}.88", 1 + n), lab.address).await else { continue };
             while !stop.load(Ordering::Relaxed) && client.say(&ignore).await.is_ok() {}
         }
