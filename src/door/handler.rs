@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::StartupPermit;
 use super::commands::SessionChannels;
 use super::door::{SessionPermits, Shared};
-use super::gauge::Counted;
+use super::gauge::{self, Counted};
 use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
@@ -324,6 +324,6 @@ impl Handler for Connection {
     }
 
     fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
-        self.jumps.window(channel)
+        self.jumps.window(channel, gauge::window(self.shared.pipe()))
     }
 }

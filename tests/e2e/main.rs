@@ -15,6 +15,7 @@ mod grants;
 mod hostile;
 mod lab;
 mod legacy;
+mod memory;
 mod sessions;
 mod shared;
 mod splice;
