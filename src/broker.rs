@@ -233,6 +233,11 @@ impl<U: Upstream> Broker<U> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// From now on this policy decides. Sessions that run are not looked at.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
     /// Opens the upstream leg for one operator on one target. The caller bounds it by `asker.deadline`.
     pub async fn open(
         &self,

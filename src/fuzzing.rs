@@ -10,6 +10,7 @@ pub use crate::commands::fuzzing::command_words;
 pub use crate::door::fuzzing::{authorized_keys, certificate, proxy_header};
 pub use crate::gse::fuzzing::api_answer;
 pub use crate::pins::fuzzing::pins;
+pub use crate::recording::fuzzing::file_operations;
 pub use crate::splice::fuzzing::splice;
 pub use crate::transport::fuzzing::{auth_client, auth_server, kex_messages, kexinit, leg_client, leg_server, packet_reader};
 pub use crate::upstream::fuzzing::instance_secret;

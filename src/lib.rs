@@ -43,9 +43,10 @@
 //! | [`session`] | one operator on one target: the two legs side by side, then the splice; raw TCP to another port; the end of either by time |
 //! | [`commands`] | what an operator says to the broker itself, as `ssh broker ls`; the door calls it through [`door::Commands`] |
 //! | [`audit`] | events as JSON lines |
+//! | [`recording`] | edge: terminals as asciicasts, file operations and forwards as lines |
 //! | [`settings`], [`keys`], [`client_config`] | file and environment → domain types; the broker's own keys; what operators paste |
 //! | [`manual`] | manual pages and completions, for packages |
-//! | [`service`] | everything put together, and the process around it |
+//! | [`service`] | everything put together, and the process around it: signals, reload, handover to a new process, drain, systemd, metrics |
 //! | [`demo`] | a simulated cloud and simulated instances, for `ssh-broker demo` and the tests |
 //!
 //! Dependencies point one way; `tests/layers.rs` reads the sources and fails when a module uses what its layer must not.
@@ -92,6 +93,7 @@ pub mod keys;
 pub mod manual;
 pub mod pins;
 pub mod quick_ack;
+pub mod recording;
 pub mod service;
 pub mod session;
 pub mod settings;

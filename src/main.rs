@@ -11,8 +11,8 @@ use ssh_broker::client_config::{BrokerHost, Paste};
 use ssh_broker::demo;
 use ssh_broker::keys::PublicKeys;
 use ssh_broker::manual;
-use ssh_broker::service::{self, harden};
-use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, Problem, Purpose, Settings};
+use ssh_broker::service::{self, Invocation, Predecessor, ServiceError, Sockets, Start, harden};
+use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, LogFormat, Problem, Purpose, Settings};
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +34,9 @@ enum Command {
     Serve {
         #[command(flatten)]
         config: ConfigFile,
+        /// Take over from the broker that started this one
+        #[arg(long, hide = true)]
+        successor: bool,
     },
     /// Validate the configuration and every file it names, offline. Exits with 2 when anything is wrong
     Check {
@@ -77,7 +80,7 @@ struct ConfigFile {
 
 fn main() -> ExitCode {
     let code = match Arguments::parse().command {
-        Command::Serve { config } => serve(&config.path),
+        Command::Serve { config, successor } => serve(config.path, successor),
         Command::Demo { command, tour } => demo(&command, tour),
         Command::Check { config } => check(&config.path),
         Command::Generate { dir } => ended(manual::write(Arguments::command(), &dir).map(|()| ExitCode::SUCCESS)),
@@ -90,21 +93,38 @@ fn main() -> ExitCode {
     })
 }
 
-fn serve(file: &Path) -> io::Result<ExitCode> {
-    let (settings, warnings) = match Settings::load(file, std::env::vars_os(), Purpose::Serve) {
+fn serve(file: PathBuf, successor: bool) -> io::Result<ExitCode> {
+    // Before there is a second thread: it changes the environment.
+    let begun = if successor {
+        Predecessor::meet().map(|(predecessor, sockets)| (Some(predecessor), sockets))
+    } else {
+        Sockets::from_systemd().map(|sockets| (None, sockets))
+    };
+    let (predecessor, sockets) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return ended(Err(format!("cannot take the sockets that were handed over: {error}"))),
+    };
+    let (settings, warnings) = match Settings::load(&file, std::env::vars_os(), Purpose::Serve) {
         Ok(loaded) => loaded,
         Err(findings) => return refused(&findings),
     };
     print_warnings(&warnings)?;
-    log_to_stderr("info");
+    log_to_stderr("info", settings.process.log);
     // The door runs connections on threads of its own.
-    let served =
-        harden().map_err(Into::into).and_then(|()| Builder::new_current_thread().enable_all().build()?.block_on(service::serve(settings)));
+    let served = harden().and_then(|()| Invocation::of_this_process()).map_err(ServiceError::from).and_then(|invocation| {
+        Builder::new_current_thread().enable_all().build()?.block_on(service::serve(Start {
+            settings,
+            file,
+            invocation,
+            sockets,
+            predecessor,
+        }))
+    });
     ended(served.map(|()| ExitCode::SUCCESS))
 }
 
 fn demo(command: &[String], tour: bool) -> io::Result<ExitCode> {
-    log_to_stderr("off");
+    log_to_stderr("off", LogFormat::Text);
     let shell = command.is_empty() && !tour && demo::on_a_terminal();
     // A command's output stands alone on standard output; a tour is the output.
     let mut out: Box<dyn Write + Send> = if command.is_empty() && !shell { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
@@ -123,9 +143,13 @@ fn ended(result: Result<ExitCode, impl Display>) -> io::Result<ExitCode> {
 }
 
 /// `RUST_LOG` decides what is logged; standard output belongs to the audit.
-fn log_to_stderr(default: &str) {
+fn log_to_stderr(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
 }
 
 fn check(file: &Path) -> io::Result<ExitCode> {

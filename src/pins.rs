@@ -1,12 +1,13 @@
 //! Host keys by instance id, in an OpenSSH known_hosts file.
 //!
-//! **Invariant**: the file is always whole: it is written beside itself, synced and renamed.
+//! **Invariant**: the file is always whole: it is written beside itself, synced and renamed, by one process at a time (a lock beside it),
+//! which reads first what another one has written.
 
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -43,20 +44,28 @@ type Table = BTreeMap<InstanceId, Vec<KeyData>>;
 #[derive(Clone)]
 pub struct Pins {
     path: Arc<Path>,
+    /// Never held while the disk is waited for: sessions look here.
     table: Arc<Mutex<Table>>,
+    /// Held by whoever changes the file.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Pins {
     /// Reads the file; one that is not there yet holds no pins.
     pub fn load(path: PathBuf) -> Result<Self, PinsError> {
-        let shown = || path.display().to_string();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(PinsError::Read { path: shown(), source }),
-        };
-        let table = parse(&text).map_err(|line| PinsError::Line { path: shown(), line })?;
-        Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)) })
+        let table = read(&path)?;
+        Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)), changing: Arc::default() })
+    }
+
+    /// Reads the file anew; blocks. When it cannot be, the pins stay as they are.
+    pub fn reread(&self) -> Result<(), PinsError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put(read(&self.path)?);
+        Ok(())
+    }
+
+    fn put(&self, table: Table) {
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
     pub fn pinned(&self, instance: &InstanceId) -> Vec<KeyData> {
@@ -72,35 +81,60 @@ impl Pins {
         }
     }
 
-    /// Pins a key and writes the file; blocks. Another session may have pinned one meanwhile: then that one stands, and this says so.
+    /// Pins a key and writes the file; blocks. Another session, or another process on the same state, may have pinned one meanwhile: then
+    /// that one stands, and this says so.
     pub fn pin(&self, instance: &InstanceId, key: &KeyData) -> Result<Verdict, PinsError> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pinned) = table.get(instance) {
-            return Ok(match pinned.first() {
-                Some(other) if !pinned.contains(key) => Verdict::Mismatch(other.clone()),
-                _ => Verdict::Known,
-            });
+        self.change(|table| match table.get(instance) {
+            Some(pinned) => match pinned.first() {
+                Some(other) if !pinned.contains(key) => (Verdict::Mismatch(other.clone()), false),
+                _ => (Verdict::Known, false),
+            },
+            None => {
+                table.insert(instance.clone(), vec![key.clone()]);
+                (Verdict::New, true)
+            }
+        })
+    }
+
+    /// Forgets an instance's keys, so that the next one it shows is pinned; blocks. What was forgotten is the answer.
+    pub fn forget(&self, instance: &InstanceId) -> Result<Vec<KeyData>, PinsError> {
+        self.change(|table| {
+            let forgotten = table.remove(instance);
+            let changed = forgotten.is_some();
+            (forgotten.unwrap_or_default(), changed)
+        })
+    }
+
+    /// Changes what the file holds now, and puts it in force once it is written. `change` says what came of it, and whether it changed anything.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> (T, bool)) -> Result<T, PinsError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = lock(&self.path)?;
+        let mut table = read(&self.path)?;
+        let (outcome, changed) = change(&mut table);
+        if changed {
+            write(&self.path, &table).map_err(|source| PinsError::Write { path: self.path.display().to_string(), source })?;
         }
-        table.insert(instance.clone(), vec![key.clone()]);
-        if let Err(source) = write(&self.path, &table) {
-            table.remove(instance);
-            return Err(PinsError::Write { path: self.path.display().to_string(), source });
-        }
-        Ok(Verdict::New)
+        self.put(table);
+        Ok(outcome)
     }
 }
 
-impl Pins {
-    /// Forgets an instance's keys, so that the next one it shows is pinned; blocks. What was forgotten is the answer.
-    pub fn forget(&self, instance: &InstanceId) -> Result<Vec<KeyData>, PinsError> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(forgotten) = table.remove(instance) else { return Ok(Vec::new()) };
-        if let Err(source) = write(&self.path, &table) {
-            table.insert(instance.clone(), forgotten);
-            return Err(PinsError::Write { path: self.path.display().to_string(), source });
-        }
-        Ok(forgotten)
-    }
+/// Held until it is dropped. Every process that writes the pins takes it first.
+fn lock(path: &Path) -> Result<File, PinsError> {
+    let path = path.with_extension("lock");
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let locked = opened.and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| PinsError::Write { path: path.display().to_string(), source })
+}
+
+fn read(path: &Path) -> Result<Table, PinsError> {
+    let shown = || path.display().to_string();
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(PinsError::Read { path: shown(), source }),
+    };
+    parse(&text).map_err(|line| PinsError::Line { path: shown(), line })
 }
 
 /// Reads a file's text. An error is the number of the line, from 1, that is no pin.
@@ -170,6 +204,27 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_does_not_wait_for_who_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        let instance = InstanceId::parse("ins-a").unwrap();
+        let pins = Pins::load(path.clone()).unwrap();
+        // Another process is writing, and its disk is slow.
+        let other = lock(&path).unwrap();
+        let pinning = std::thread::spawn({
+            let (pins, instance) = (pins.clone(), instance.clone());
+            move || pins.pin(&instance, &key(1)).unwrap()
+        });
+        while pins.changing.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(pins.check(&instance, &key(1)), Verdict::New);
+        drop(other);
+        assert_eq!(pinning.join().unwrap(), Verdict::New);
+        assert_eq!(pins.check(&instance, &key(1)), Verdict::Known);
+    }
+
+    #[test]
     fn a_forgotten_key_makes_room_for_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("known_hosts");
@@ -191,5 +246,22 @@ mod tests {
         fs::write(&path, "# comment\n\nins-a ssh-ed25519 nonsense\n").unwrap();
         let error = Pins::load(path).err().unwrap().to_string();
         assert!(error.contains("known_hosts:3"), "{error}");
+    }
+
+    #[test]
+    fn two_processes_on_one_file_lose_nothing_of_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        let (ours, theirs) = (Pins::load(path.clone()).unwrap(), Pins::load(path.clone()).unwrap());
+        let (a, b) = (InstanceId::parse("ins-a").unwrap(), InstanceId::parse("ins-b").unwrap());
+        assert_eq!(ours.pin(&a, &key(1)).unwrap(), Verdict::New);
+        assert_eq!(theirs.check(&a, &key(2)), Verdict::New, "it has not looked");
+        assert_eq!(theirs.pin(&a, &key(2)).unwrap(), Verdict::Mismatch(key(1)), "it looks before it writes");
+        assert_eq!(theirs.pin(&b, &key(3)).unwrap(), Verdict::New);
+        ours.reread().unwrap();
+        assert_eq!((ours.check(&a, &key(1)), ours.check(&b, &key(3))), (Verdict::Known, Verdict::Known));
+        fs::write(&path, "nonsense\n").unwrap();
+        assert!(ours.reread().is_err());
+        assert_eq!(ours.check(&a, &key(1)), Verdict::Known);
     }
 }

@@ -4,6 +4,7 @@ mod expiry;
 mod forward;
 mod live;
 mod opening;
+mod recorded;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
 use crate::quick_ack::QuickAck;
+use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
@@ -67,14 +69,21 @@ impl Default for Config {
 pub struct SessionRunner {
     broker: Arc<Broker<Dialer>>,
     audit: Audit,
+    recorder: Recorder,
     certificates: Arc<dyn HostCertificates>,
     config: Config,
     live: Arc<Live>,
 }
 
 impl SessionRunner {
-    pub fn new(broker: Arc<Broker<Dialer>>, audit: Audit, certificates: Arc<dyn HostCertificates>, config: Config) -> Arc<Self> {
-        Arc::new(Self { broker, audit, certificates, config, live: Arc::default() })
+    pub fn new(
+        broker: Arc<Broker<Dialer>>,
+        audit: Audit,
+        recorder: Recorder,
+        certificates: Arc<dyn HostCertificates>,
+        config: Config,
+    ) -> Arc<Self> {
+        Arc::new(Self { broker, audit, recorder, certificates, config, live: Arc::default() })
     }
 
     /// The sessions that run now.
@@ -98,9 +107,11 @@ impl SessionRunner {
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
-        let Some((downstream, upstream, grant)) = opening.run(jump).await else { return };
+        // Apart: a session is to hold the memory of its opening no longer than that takes.
+        let opened = Box::pin(opening.run(jump)).await;
+        let Some((downstream, upstream, grant, tape)) = opened else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
-        self.splice(downstream, upstream, running).await;
+        self.splice(downstream, upstream, running, tape).await;
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
@@ -126,11 +137,12 @@ impl SessionRunner {
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
         upstream: Connection<QuickAck>,
         running: Arc<Running>,
+        tape: Option<Tape>,
     ) {
         let _entry = self.live.enter(running.clone());
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let mut splice = pin!(splice.with_orders(running.orders()).run());
+        let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
         let ended = tokio::select! {
             ended = &mut splice => ended,
             () = expiry::watch(&running, self.config.clock) => splice.await,

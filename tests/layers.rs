@@ -17,14 +17,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("audit", &["access"]),
     ("gse", &["broker", "access"]),
     ("cache", &["broker", "access"]),
-    ("splice", &["transport", "audit", "access"]),
+    ("recording", &["audit", "access"]),
+    ("splice", &["transport", "recording", "audit", "access"]),
     ("upstream", &["transport", "pins", "quick_ack", "broker", "access"]),
     ("door", &["audit", "quick_ack", "broker", "access"]),
-    ("session", &["door", "splice", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
+    ("session", &["door", "splice", "recording", "upstream", "transport", "audit", "quick_ack", "broker", "access"]),
     ("commands", &["session", "door", "client_config", "keys", "pins", "audit", "broker", "access"]),
-    ("settings", &["door", "gse", "cache", "upstream", "audit", "keys", "access"]),
+    ("settings", &["door", "gse", "cache", "upstream", "recording", "audit", "keys", "access"]),
     ("client_config", &["keys", "access"]),
-    ("service", &["settings", "commands", "session", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"]),
+    (
+        "service",
+        &["settings", "commands", "session", "recording", "door", "gse", "cache", "upstream", "pins", "keys", "audit", "broker", "access"],
+    ),
     ("manual", &["settings", "commands"]),
     ("demo", &["service", "settings", "keys", "audit", "access"]),
 ];
@@ -37,6 +41,10 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["gse", "settings"]),
     ("moka", &["cache"]),
     ("config", &["settings"]),
+    ("metrics", &["service"]),
+    ("metrics_exporter_prometheus", &["service"]),
+    ("sd_notify", &["service"]),
+    ("listenfd", &["service"]),
     ("clap", &["manual"]),
 ];
 

@@ -198,6 +198,27 @@ pub enum Event {
         /// Payload bytes from the operator to the instance.
         bytes_up: u64,
     },
+    #[serde(rename = "recording.started")]
+    RecordingStarted {
+        /// A channel with a pty has a file of its own; the one without a channel is the session's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<u32>,
+        /// Below `recording.dir`.
+        file: Text,
+    },
+    #[serde(rename = "recording.ended")]
+    RecordingEnded {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<u32>,
+        file: Text,
+        bytes: u64,
+    },
+    #[serde(rename = "recording.failed")]
+    RecordingFailed {
+        reason: Text,
+        /// Whether the session ended by it, or did not begin.
+        required: bool,
+    },
     /// Raw TCP to a port of the target beside its SSH.
     #[serde(rename = "forward.opened")]
     ForwardOpened { kind: &'static str, port: u16, resolve_ms: f64, quota_ms: f64, api_ms: f64, connect_ms: f64, total_ms: f64 },

@@ -63,7 +63,7 @@ impl Journal {
             tracing::error!(%error, "an audit event could not be written as JSON");
             format!("{{\"seq\":{},\"event\":\"audit.unwritable\"}}", self.seq).into_bytes()
         });
-        self.lines.extend_from_slice(&line);
+        self.lines.extend_from_slice(&visible(line));
         self.lines.push(b'\n');
     }
 
@@ -94,6 +94,29 @@ impl Journal {
     /// Lines that have not been taken whole.
     pub(super) fn undelivered(&self) -> usize {
         self.lines.get(self.taken..).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+/// JSON escapes the controls of ASCII alone. What else moves a terminal's cursor, ends a line for some reader or turns the text around is
+/// escaped too: nothing is lost, and nothing acts.
+fn visible(line: Vec<u8>) -> Vec<u8> {
+    let acts = |c: char| {
+        c == '\x7f'
+            || c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    match std::str::from_utf8(&line) {
+        Ok(text) if text.contains(acts) => {
+            let mut escaped = String::with_capacity(text.len() + 64);
+            for c in text.chars() {
+                match acts(c) {
+                    true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+                    false => escaped.push(c),
+                }
+            }
+            escaped.into_bytes()
+        }
+        _ => line,
     }
 }
 
@@ -147,6 +170,14 @@ mod tests {
             assert_eq!(line["seq"], 1);
             assert!(line["process"].as_str().unwrap().starts_with(&format!("{}-", std::process::id())));
         }
+    }
+
+    #[test]
+    fn what_would_act_on_a_terminal_is_escaped_and_none_of_it_lost() {
+        let text = "a\u{9b}2J\u{7f}\u{202e}\u{2028}\u{feff}é\x1b";
+        let line = visible(serde_json::to_vec(&serde_json::json!({ "a": text })).unwrap());
+        assert_eq!(std::str::from_utf8(&line).unwrap(), "{\"a\":\"a\\u009b2J\\u007f\\u202e\\u2028\\ufeffé\\u001b\"}");
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&line).unwrap()["a"], text);
     }
 
     /// Takes some bytes at a time and fails now and then, as a disk that is full until somebody makes room.

@@ -11,7 +11,7 @@ mod memory;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::access::{Code, Failure, FleetId, Grant, InstanceId, Lease, Target};
@@ -31,6 +31,29 @@ pub struct Config {
     pub capacity: u64,
 }
 
+/// How often an asker was answered from memory, and how often not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lookups {
+    pub hits: u64,
+    pub misses: u64,
+}
+
+#[derive(Default)]
+struct Counter {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counter {
+    fn count(&self, hit: bool) {
+        if hit { &self.hits } else { &self.misses }.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Lookups {
+        Lookups { hits: self.hits.load(Ordering::Relaxed), misses: self.misses.load(Ordering::Relaxed) }
+    }
+}
+
 /// Where an instance was looked for: the answer "not found" holds for these candidates only.
 type Search = (InstanceId, Vec<FleetId>);
 
@@ -47,6 +70,8 @@ struct Shared<C> {
     absent_everywhere: Memory<Search, Failure>,
     lease_flights: Flights<Target, Arc<Lease>>,
     locate_flights: Flights<Search, Target>,
+    lease_lookups: Counter,
+    locate_lookups: Counter,
     listings: Memory<Scope, Listing>,
     listing_flights: Flights<Scope, Arc<Listing>>,
 }
@@ -67,6 +92,8 @@ impl<C: Cloud> Cache<C> {
             absent_everywhere: Memory::new(config.capacity, config.not_found_ttl),
             lease_flights: Flights::default(),
             locate_flights: Flights::default(),
+            lease_lookups: Counter::default(),
+            locate_lookups: Counter::default(),
             listings: Memory::new(listings::CAPACITY, listings::TTL),
             listing_flights: Flights::default(),
         };
@@ -78,14 +105,23 @@ impl<C: Cloud> Cache<C> {
         &self.shared.cloud
     }
 
+    /// Of leases, and of where instances are.
+    pub fn lookups(&self) -> (Lookups, Lookups) {
+        (self.shared.lease_lookups.now(), self.shared.locate_lookups.now())
+    }
+
     async fn find(&self, instance: &InstanceId, candidates: &[FleetId], asker: &Asker) -> Result<Target, Failure> {
+        let counter = &self.shared.locate_lookups;
         if let Some(target) = self.shared.locations.get(instance).await {
+            counter.count(true);
             return Ok(Target::clone(&target));
         }
         let search = (instance.clone(), candidates.to_vec());
         if let Some(failure) = self.shared.absent_everywhere.get(&search).await {
+            counter.count(true);
             return Err(Failure::clone(&failure));
         }
+        counter.count(false);
         let call = |asker: Asker| {
             let (shared, search) = (self.shared.clone(), search.clone());
             async move { shared.locate(search, &asker).await }
@@ -94,12 +130,16 @@ impl<C: Cloud> Cache<C> {
     }
 
     async fn known_or_fetched(&self, target: &Target, asker: &Asker) -> Result<Leased, Failure> {
+        let counter = &self.shared.lease_lookups;
         if let Some(held) = self.shared.leases.get(target).await {
+            counter.count(true);
             return Ok(Leased { lease: held.lease.clone(), cached: !held.unclaimed.swap(false, Ordering::Relaxed) });
         }
         if let Some(failure) = self.shared.absent.get(target).await {
+            counter.count(true);
             return Err(Failure::clone(&failure));
         }
+        counter.count(false);
         Ok(Leased { lease: self.fetched(target, None, asker).await?, cached: false })
     }
 

@@ -56,7 +56,7 @@ async fn with_broker(
     let (host_key, ca_key) = (public(keys.host.public_key())?, public(keys.ca.public_key())?);
     let (sink, opened) = feed();
     let (audit, writer) = Audit::with_sink(Box::new(sink), settings.audit.queue);
-    let service = Service::assemble(Parts { settings, keys, audit }).await?;
+    let service = Service::assemble(Parts { settings, keys, audit, reload: None }).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     home.write_config(&BrokerFacts { address: listener.local_addr()?, host_key: &host_key, ca_key: &ca_key })?;
     let stop = CancellationToken::new();

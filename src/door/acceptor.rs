@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use russh::server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
 use super::commands::SessionChannels;
+use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::Guarded;
 use super::handler::{Attempts, Connection};
@@ -40,10 +40,8 @@ pub(super) struct Acceptor {
     pub(super) penalties: Arc<Penalties>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) balancers: Arc<[IpNet]>,
-    pub(super) login_grace: Duration,
     pub(super) gcm_alone: Arc<server::Config>,
     pub(super) modern: Arc<server::Config>,
-    pub(super) stop: CancellationToken,
 }
 
 /// A connection that was accepted, and what it stands on until its operator is proven.
@@ -55,8 +53,7 @@ enum Startup {
 
 /// One connection on its way in.
 struct Arrival {
-    /// As far as it is known: the balancer's, until its header has been read.
-    source: Mutex<SocketAddr>,
+    outer: Arc<Outer>,
     deadline: Instant,
     proven: Arc<AtomicBool>,
     attempts: Arc<Mutex<Attempts>>,
@@ -67,7 +64,8 @@ struct Arrival {
 impl Acceptor {
     /// A permit before each accept: what there is no room for waits in the kernel's backlog.
     pub(super) async fn accept_all(self, listener: TcpListener, lanes: Arc<Lanes>) {
-        let stop = self.stop.clone();
+        let stop = self.shared.closing().accepting().clone();
+        let mut beat = self.shared.pulse().join();
         let accepting = async {
             while let Some(connection) = self.admission.connection().await {
                 let (stream, peer) = loop {
@@ -92,18 +90,27 @@ impl Acceptor {
         tokio::select! {
             () = accepting => {}
             () = stop.cancelled() => {}
+            () = beat.answer() => {}
+        }
+        if stop.is_cancelled() {
+            beat.leave();
         }
     }
 
     fn admit(&self, peer: SocketAddr) -> Result<Startup, Refusal> {
         if self.is_balancer(peer) {
-            return self.admission.startup(draw()).map(Startup::Balanced).ok_or(Refusal::Full);
+            // Who is dropped early is drawn when it is known who comes.
+            return self.admission.startup(peer.ip(), 100).map(Startup::Balanced).ok_or(Refusal::Full);
         }
-        if self.penalties.refuses(peer.ip(), Instant::now()) {
+        self.startup(peer).map(Startup::From)
+    }
+
+    fn startup(&self, source: SocketAddr) -> Result<StartupPermit, Refusal> {
+        if self.penalties.refuses(source.ip(), Instant::now()) {
             return Err(Refusal::Penalized);
         }
-        let slot = self.admission.startup(draw()).ok_or(Refusal::Full)?;
-        self.admission.charge_source(slot, peer.ip()).map(Startup::From).ok_or(Refusal::Share)
+        let slot = self.admission.startup(source.ip(), draw()).ok_or(Refusal::Full)?;
+        self.admission.charge_source(slot, source.ip()).ok_or(Refusal::Share)
     }
 
     fn is_balancer(&self, peer: SocketAddr) -> bool {
@@ -113,9 +120,10 @@ impl Acceptor {
 
     /// One connection, from its first byte to its end.
     async fn serve(self, stream: std::net::TcpStream, peer: SocketAddr, connection: ConnectionPermit, startup: Startup) {
+        let entry = self.shared.enter(peer);
         let arrival = Arrival {
-            source: Mutex::new(peer),
-            deadline: Instant::now() + self.login_grace,
+            outer: entry.outer.clone(),
+            deadline: Instant::now() + self.shared.rules().login_grace,
             proven: Arc::default(),
             attempts: Arc::default(),
             excused: AtomicBool::new(false),
@@ -127,7 +135,7 @@ impl Acceptor {
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
                 // The library's own task ended without a word: it panicked, or the runtime stops.
-                matches!(error, russh::Error::Join(_)) && !self.stop.is_cancelled()
+                matches!(error, russh::Error::Join(_)) && !arrival.outer.end.is_cancelled()
             }
             Err(_panic) => true,
         };
@@ -149,7 +157,7 @@ impl Acceptor {
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
         let reached = stream.local_addr()?;
         let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
-        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), self.stop.clone());
+        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -168,13 +176,13 @@ impl Acceptor {
             attempts: arrival.attempts.clone(),
             name: None,
             operator: None,
-            sessions: Tally::new(),
+            outer: arrival.outer.clone(),
             channels: SessionChannels::new(reached),
             jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };
-        server::run_stream(config, stream, handler).await?.await
+        Box::pin(server::run_stream(config, stream, handler)).await?.await
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.
@@ -186,21 +194,22 @@ impl Acceptor {
     ) -> Result<Option<StartupPermit>, russh::Error> {
         // Whatever a balancer does wrong, its network would pay for all who come through it.
         arrival.excused.store(true, Ordering::Relaxed);
-        if let Origin::Client(source) = proxy::read_header(stream).await? {
-            *arrival.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
-            if self.penalties.refuses(source.ip(), Instant::now()) {
-                self.turned_away.count(source, Refusal::Penalized);
-                return Ok(None);
+        let Origin::Client(source) = proxy::read_header(stream).await? else {
+            let peer = arrival.source();
+            return Ok(self.admission.charge_source(slot, peer.ip()));
+        };
+        arrival.outer.set_source(source);
+        drop(slot);
+        match self.startup(source) {
+            Ok(permit) => {
+                arrival.excused.store(false, Ordering::Relaxed);
+                Ok(Some(permit))
             }
-            arrival.excused.store(false, Ordering::Relaxed);
+            Err(refusal) => {
+                self.turned_away.count(source, refusal);
+                Ok(None)
+            }
         }
-        let source = arrival.source();
-        let permit = self.admission.charge_source(slot, source.ip());
-        if permit.is_none() {
-            arrival.excused.store(true, Ordering::Relaxed);
-            self.turned_away.count(source, Refusal::Share);
-        }
-        Ok(permit)
     }
 
     /// What a connection that proved nobody costs its source, and what the audit says of it.
@@ -222,7 +231,7 @@ impl Acceptor {
             )
             .await;
         }
-        if arrival.excused.load(Ordering::Relaxed) || self.stop.is_cancelled() {
+        if arrival.excused.load(Ordering::Relaxed) || arrival.outer.end.is_cancelled() {
             return;
         }
         if let Some(refused_for) = self.penalties.add(source.ip(), offence, now) {
@@ -245,7 +254,7 @@ impl Arrival {
     }
 
     fn source(&self) -> SocketAddr {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outer.source()
     }
 }
 

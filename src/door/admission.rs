@@ -2,7 +2,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use super::recent::Recent;
 use super::tally::{Tally, TallyPermit};
 use super::{Limits, netblock};
 
@@ -16,9 +18,18 @@ const OWN_DESCRIPTORS: usize = 64;
 pub(super) struct Admission {
     limits: Limits,
     connections: Arc<Semaphore>,
-    startups: Arc<Tally<()>>,
+    startups: Arc<Tally<Standing>>,
+    recent: Arc<Recent>,
     sources: Arc<Tally<IpAddr>>,
     netblocks: Arc<Tally<IpAddr>>,
+}
+
+/// As what a source comes: each has places of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Standing {
+    /// An operator was proven from there lately.
+    Known,
+    Unknown,
 }
 
 /// One connection, authenticated or not.
@@ -27,14 +38,23 @@ pub(super) struct ConnectionPermit(#[expect(dead_code, reason = "held for its dr
 
 /// One connection that has not authenticated yet, wherever it comes from.
 #[derive(Debug)]
-pub(super) struct StartupSlot(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>);
+pub(super) struct StartupSlot(#[expect(dead_code, reason = "held for its drop")] TallyPermit<Standing>);
 
 /// The same, its source counted.
 #[derive(Debug)]
 pub(super) struct StartupPermit {
+    address: IpAddr,
+    recent: Arc<Recent>,
     _startup: StartupSlot,
     _source: TallyPermit<IpAddr>,
     _netblock: TallyPermit<IpAddr>,
+}
+
+impl StartupPermit {
+    /// An operator is proven: the source is known from now on, and the place is free.
+    pub(super) fn proven(self) {
+        self.recent.add(self.address, Instant::now());
+    }
 }
 
 impl Admission {
@@ -43,6 +63,7 @@ impl Admission {
             limits,
             connections: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             startups: Tally::new(),
+            recent: Arc::default(),
             sources: Tally::new(),
             netblocks: Tally::new(),
         }
@@ -54,11 +75,14 @@ impl Admission {
     }
 
     /// Random early drop, as `MaxStartups start:rate:full` of sshd_config(5): a flood that fills the places does not keep everybody else
-    /// out. `draw` is a random number below 100.
-    pub(super) fn startup(&self, draw: usize) -> Option<StartupSlot> {
+    /// out. Sources known from before do not compete with it at all. `draw` is a random number below 100.
+    pub(super) fn startup(&self, address: IpAddr, draw: usize) -> Option<StartupSlot> {
         let Limits { startups: full, startups_drop_from: start, startups_drop_percent: rate, .. } = self.limits;
-        let permit = self.startups.take((), full)?;
-        let held = self.startups.held(&()) - 1;
+        if self.recent.knows(address, Instant::now()) {
+            return self.startups.take(Standing::Known, full).map(StartupSlot);
+        }
+        let permit = self.startups.take(Standing::Unknown, full)?;
+        let held = self.startups.held(&Standing::Unknown) - 1;
         let refused = match held.checked_sub(start) {
             None => 0,
             Some(above) => rate + (100_usize.saturating_sub(rate)) * above / full.saturating_sub(start).max(1),
@@ -70,7 +94,7 @@ impl Admission {
     pub(super) fn charge_source(&self, startup: StartupSlot, address: IpAddr) -> Option<StartupPermit> {
         let source = self.sources.take(netblock::source(address), self.limits.startups_per_source)?;
         let netblock = self.netblocks.take(netblock::netblock(address), self.limits.startups_per_netblock)?;
-        Some(StartupPermit { _startup: startup, _source: source, _netblock: netblock })
+        Some(StartupPermit { address, recent: self.recent.clone(), _startup: startup, _source: source, _netblock: netblock })
     }
 }
 
@@ -123,7 +147,8 @@ mod tests {
         let admission = Admission::new(limits());
         let mut held = Vec::new();
         let mut admit = |address: &str| {
-            let permit = admission.charge_source(admission.startup(0).unwrap(), address.parse().unwrap());
+            let address = address.parse().unwrap();
+            let permit = admission.charge_source(admission.startup(address, 0).unwrap(), address);
             let admitted = permit.is_some();
             held.extend(permit);
             admitted
@@ -134,18 +159,22 @@ mod tests {
         assert!(admit("2001:db8:0:1::1") && admit("2001:db8:0:1::2") && !admit("2001:db8:0:1::3"), "two of a /64");
         assert!(admit("2001:db8:0:2::1") && !admit("2001:db8:0:3::1"), "three of a /48");
         held.clear();
-        assert!(admission.charge_source(admission.startup(0).unwrap(), "192.0.2.1".parse().unwrap()).is_some());
+        let address = "192.0.2.1".parse().unwrap();
+        assert!(admission.charge_source(admission.startup(address, 0).unwrap(), address).is_some());
     }
 
     #[test]
     fn the_fuller_it_is_the_more_are_dropped_and_none_is_let_in_beyond_full() {
         let limits = Limits { startups: 100, startups_drop_from: 20, startups_drop_percent: 30, ..limits() };
         let admission = Admission::new(limits);
-        let let_in = |admission: &Admission| (0..100).filter(|draw| admission.startup(*draw).is_some()).count();
+        let (stranger, known) = ("192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap());
+        admission.charge_source(admission.startup(known, 0).unwrap(), known).unwrap().proven();
+        let let_in = |admission: &Admission| (0..100).filter(|draw| admission.startup(stranger, *draw).is_some()).count();
         let mut held: Vec<_> = Vec::new();
         let mut seen = Vec::new();
         for fill in [0, 19, 20, 60, 99, 100] {
-            held.extend((held.len()..fill).map(|_| admission.startup(99).unwrap()));
+            held.extend((held.len()..fill).map(|_| admission.startup(stranger, 99).unwrap()));
+            assert!(admission.startup(known, 0).is_some(), "a known source has places of its own");
             seen.push(let_in(&admission));
         }
         assert_eq!(seen, [100, 100, 70, 35, 1, 0]);

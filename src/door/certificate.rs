@@ -18,7 +18,8 @@ pub(super) fn check(certificate: &Certificate, source: IpAddr, now: u64) -> Resu
     }
     acceptable(certificate.public_key())?;
     acceptable(certificate.signature_key()).map_err(|reason| format!("the certificate's authority: {reason}"))?;
-    acceptable_signature(&certificate.signature().algorithm()).map_err(|reason| format!("the certificate's authority: {reason}"))?;
+    acceptable_signature(&certificate.signature().algorithm(), certificate.signature_key())
+        .map_err(|reason| format!("the certificate's authority: {reason}"))?;
     certificate.verify_signature().map_err(|_| "the authority's signature on the certificate is wrong".to_owned())?;
     if now < certificate.valid_after() {
         return Err("the certificate is not valid yet".to_owned());

@@ -101,7 +101,7 @@ impl SessionChannels {
         let (Some(operator), Some(waiting)) = (operator, self.waiting.remove(&channel)) else { return session.channel_failure(channel) };
         session.channel_success(channel)?;
         let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
-        let line = CommandLine { operator: operator.clone(), words: kept, reached: self.reached, aliases: shared.aliases.clone() };
+        let line = CommandLine { operator: operator.clone(), words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
         let (shared, name) = (shared.clone(), operator.name.clone());
         shared.clone().tracker.spawn(async move {
             let Waiting { channel, pty, permit } = waiting;

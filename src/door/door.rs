@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,17 +12,19 @@ use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acceptor::Acceptor;
 use super::admission::Admission;
+use super::closing::Closing;
 use super::commands::Commands;
+use super::connections::{ConnectionCounts, Connections, Entry, Judged};
 use super::gauge;
 use super::key_file::KeyFileError;
 use super::lanes::Lanes;
-use super::operators::Operators;
 use super::penalties::Penalties;
+use super::pulse::Pulse;
+use super::rules::Rules;
 use super::tally::{Tally, TallyPermit};
 use super::turned_away::TurnedAway;
 use super::{Config, Limits, Sessions, prelude};
@@ -33,6 +35,10 @@ use crate::audit::Audit;
 const REJECTION_TIME: Duration = Duration::from_millis(20);
 /// For what sessions still have to say when the door stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often a closing door looks for connections that carry no session.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long such a connection may stay when it could still open one, and when it cannot.
+const IDLE_GRACE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(1));
 
 #[derive(Debug, Error)]
 pub enum DoorError {
@@ -44,15 +50,16 @@ pub enum DoorError {
 
 /// What all connections share.
 pub(super) struct Shared {
-    pub(super) operators: Operators,
-    pub(super) aliases: FleetAliases,
+    rules: RwLock<Arc<Rules>>,
     pub(super) audit: Audit,
     pub(super) sessions: Arc<dyn Sessions>,
     pub(super) commands: Arc<dyn Commands>,
     pub(super) commands_by_operator: Arc<Tally<OperatorName>>,
     pub(super) tracker: TaskTracker,
-    limits: Limits,
-    draining: AtomicBool,
+    connections: Arc<Connections>,
+    closing: Closing,
+    pulse: Arc<Pulse>,
+    pipe: usize,
     all_sessions: Arc<Tally<()>>,
     by_operator: Arc<Tally<OperatorName>>,
 }
@@ -66,17 +73,34 @@ pub(super) struct SessionPermits {
 
 impl Shared {
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        !self.closing.is_opening()
+    }
+
+    pub(super) fn closing(&self) -> &Closing {
+        &self.closing
+    }
+
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    /// Counts a connection among those that are open.
+    pub(super) fn enter(&self, source: SocketAddr) -> Entry {
+        self.connections.enter(source, self.closing.serving().child_token())
+    }
+
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Bytes that may wait for one session.
     pub(super) fn pipe(&self) -> usize {
-        self.limits.pipe
+        self.pipe
     }
 
     /// Or which limit is reached.
     pub(super) fn session_permits(&self, operator: &OperatorName, connection: &Arc<Tally<()>>) -> Result<SessionPermits, String> {
-        let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.limits;
+        let Limits { sessions, sessions_per_operator, sessions_per_connection, .. } = self.rules().limits;
         let full = |limit: usize, of: &str| format!("{of} has {limit} sessions open already, as many as it may");
         Ok(SessionPermits {
             _connection: connection.take((), sessions_per_connection).ok_or_else(|| full(sessions_per_connection, "this connection"))?,
@@ -97,7 +121,6 @@ pub struct Door {
     penalties: Arc<Penalties>,
     turned_away: Arc<TurnedAway>,
     balancers: Arc<[IpNet]>,
-    login_grace: Duration,
     /// For clients known to have AES-GCM, and for all others: the client's order decides among what is offered, and OpenSSH before 10
     /// prefers ciphers of twice the cost.
     gcm_alone: Arc<server::Config>,
@@ -123,63 +146,109 @@ impl Door {
             cipher::AES_256_CTR,
         ];
         let limits = fitted(config.limits);
+        let pulse = Arc::new(Pulse::new());
         Ok(Self {
             shared: Arc::new(Shared {
-                operators: Operators::new(&config)?,
-                aliases,
+                rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
                 audit,
                 sessions,
                 commands,
                 commands_by_operator: Tally::new(),
                 tracker: TaskTracker::new(),
-                limits,
-                draining: AtomicBool::new(false),
+                connections: Arc::default(),
+                closing: Closing::default(),
+                pulse: pulse.clone(),
+                pipe: limits.pipe,
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
             }),
-            lanes: Arc::new(Lanes::start()?),
+            lanes: Arc::new(Lanes::start(&pulse)?),
             admission: Arc::new(Admission::new(limits)),
             penalties: Arc::new(Penalties::new(config.penalties)),
             turned_away: Arc::default(),
             balancers: config.proxy_protocol_from.into(),
-            login_grace: config.login_grace,
             gcm_alone: Arc::new(library_config(host_key.clone(), limits, GCM)),
             modern: Arc::new(library_config(host_key, limits, MODERN)),
         })
     }
 
-    /// Takes connections from all listeners until `stop`; then no more, and the open ones end.
-    pub async fn run(&self, listeners: Vec<TcpListener>, stop: CancellationToken) {
+    /// Takes connections from all listeners until it is told to stop, and serves those that are open to their end, or until it is told not to.
+    pub async fn run(&self, listeners: Vec<TcpListener>) {
+        let Shared { closing, tracker, .. } = &*self.shared;
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn(self.acceptor(stop.clone()).accept_all(listener, self.lanes.clone()));
+            accepting.spawn(self.acceptor().accept_all(listener, self.lanes.clone()));
         }
-        stop.cancelled().await;
-        self.shared.draining.store(true, Ordering::Relaxed);
+        closing.accepting().cancelled().await;
         accepting.join_all().await;
-        self.shared.tracker.close();
-        if tokio::time::timeout(LAST_WORDS, self.shared.tracker.wait()).await.is_err() {
-            tracing::warn!(open = self.shared.tracker.len(), "some sessions did not end in time");
+        tracker.close();
+        tokio::select! {
+            () = tracker.wait() => return,
+            () = self.end_idle_connections() => {}
+            () = closing.serving().cancelled() => {}
+        }
+        if tokio::time::timeout(LAST_WORDS, tracker.wait()).await.is_err() {
+            tracing::warn!(open = tracker.len(), "some sessions did not end in time");
         }
     }
 
-    fn acceptor(&self, stop: CancellationToken) -> Acceptor {
+    /// How far it is closed, and the way to close it further.
+    pub fn closing(&self) -> &Closing {
+        &self.shared.closing
+    }
+
+    pub fn pulse(&self) -> &Pulse {
+        &self.shared.pulse
+    }
+
+    pub fn connections(&self) -> ConnectionCounts {
+        self.shared.connections.counts()
+    }
+
+    /// Tasks of connections and their sessions that have not ended.
+    pub fn tasks(&self) -> usize {
+        self.lanes.tasks()
+    }
+
+    /// From now on these rules count. Connections that are open are not looked at: [`Door::judge`].
+    pub fn apply(&self, rules: Rules) {
+        *self.shared.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Judges the operators of the open connections by the rules of now.
+    pub fn judge(&self) -> Vec<Judged> {
+        self.shared.connections.judge(&self.shared.rules().operators)
+    }
+
+    /// Ends the connections from there, with whatever they carry.
+    pub fn end(&self, source: SocketAddr) {
+        self.shared.connections.end(source);
+    }
+
+    /// Without an end: whoever waits for it waits for something else too.
+    async fn end_idle_connections(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let grace = if self.shared.is_draining() { IDLE_GRACE.1 } else { IDLE_GRACE.0 };
+            self.shared.connections.end_idle(grace);
+        }
+    }
+
+    fn acceptor(&self) -> Acceptor {
         Acceptor {
             shared: self.shared.clone(),
             admission: self.admission.clone(),
             penalties: self.penalties.clone(),
             turned_away: self.turned_away.clone(),
             balancers: self.balancers.clone(),
-            login_grace: self.login_grace,
             gcm_alone: self.gcm_alone.clone(),
             modern: self.modern.clone(),
-            stop,
         }
     }
 }
 
 /// The limits that this process's descriptors allow.
-fn fitted(limits: Limits) -> Limits {
+pub(super) fn fitted(limits: Limits) -> Limits {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return limits };
     let fitted = limits.fitted_to(descriptors);
     if fitted != limits {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
 use super::commands::SessionChannels;
+use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
 use super::gauge::{self, Counted};
 use super::jumps::Jumps;
@@ -49,7 +50,7 @@ pub(super) struct Connection {
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
     pub(super) operator: Option<Operator>,
-    pub(super) sessions: Arc<Tally<()>>,
+    pub(super) outer: Arc<Outer>,
     pub(super) refusals: Arc<Tally<()>>,
     pub(super) channels: SessionChannels,
     pub(super) jumps: Jumps,
@@ -97,9 +98,10 @@ impl Connection {
         Ok(())
     }
 
-    fn decide(&mut self, proof: Result<Operator, String>) -> Auth {
-        match proof {
+    fn decide(&mut self, proof: Proof) -> Auth {
+        match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
+                self.outer.prove(proof);
                 self.operator = Some(operator);
                 Auth::Accept
             }
@@ -124,11 +126,11 @@ impl Connection {
         if self.shared.is_draining() {
             return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
         }
-        let name = match TargetName::parse(host, &self.shared.aliases) {
+        let name = match TargetName::parse(host, &self.shared.rules().aliases) {
             Ok(name) => name,
             Err(invalid) => return refused(Failure::new(Code::TargetName, invalid.to_string())),
         };
-        match self.shared.session_permits(&operator.name, &self.sessions) {
+        match self.shared.session_permits(&operator.name, &self.outer.sessions) {
             Ok(permits) => Some((Ok(name), Slots::Session(permits))),
             Err(full) => refused(Failure::new(Code::BrokerBusy, full)),
         }
@@ -173,8 +175,8 @@ impl Handler for Connection {
         // A name that cannot be an operator's takes the same way as one that is not.
         let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
         let Ok(name) = name else { return Ok(Auth::reject()) };
-        let could =
-            acceptable_signature(offer.algorithm).and_then(|()| self.shared.operators.could_prove(&name, offer.public_key.key_data()));
+        let key = offer.public_key.key_data();
+        let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.rules().operators.could_prove(&name, key));
         Ok(match could {
             Ok(()) => Auth::Accept,
             Err(reason) => self.refuse(reason),
@@ -183,15 +185,16 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = acceptable_signature(key.algorithm)
-            .and_then(|()| self.shared.operators.prove_key(&name, key.public_key.key_data(), self.source));
-        Ok(self.decide(proof))
+        let data = key.public_key.key_data();
+        if let Err(reason) = acceptable_signature(key.algorithm, data) {
+            return Ok(self.refuse(reason));
+        }
+        Ok(self.decide(Proof::Key { name, key: Box::new(data.clone()) }))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
         let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
-        let proof = self.shared.operators.prove_certificate(&name, certificate, self.source);
-        Ok(self.decide(proof))
+        Ok(self.decide(Proof::Certificate { name, certificate: Box::new(certificate.clone()) }))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
@@ -204,7 +207,9 @@ impl Handler for Connection {
         }
         tracing::info!(operator = %operator.name, source = %self.source, key = %operator.key, "operator authenticated");
         self.proven.store(true, Ordering::Relaxed);
-        self.startup = None;
+        if let Some(startup) = self.startup.take() {
+            startup.proven();
+        }
         Ok(())
     }
 

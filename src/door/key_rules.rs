@@ -24,13 +24,15 @@ pub(super) fn acceptable(key: &KeyData) -> Result<(), String> {
     }
 }
 
-/// Whether a signature made with this algorithm counts: SHA-1 (`ssh-rsa`) does not.
-pub(super) fn acceptable_signature(algorithm: &Algorithm) -> Result<(), String> {
-    match algorithm {
-        Algorithm::Rsa { hash: None } => {
+/// Whether a signature that this key makes with this algorithm counts: SHA-1 (`ssh-rsa`) does not, nor another type's than the key's.
+pub(super) fn acceptable_signature(algorithm: &Algorithm, key: &KeyData) -> Result<(), String> {
+    match (algorithm, key.algorithm()) {
+        (Algorithm::Rsa { hash: None }, _) => {
             Err("an RSA signature with SHA-1 (ssh-rsa) is refused: use rsa-sha2-256 or rsa-sha2-512".to_owned())
         }
-        _ => Ok(()),
+        (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }) => Ok(()),
+        (named, of_key) if *named == of_key => Ok(()),
+        (named, of_key) => Err(format!("a key of type {of_key} cannot sign as {named}")),
     }
 }
 

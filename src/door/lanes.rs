@@ -7,6 +7,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::pulse::Pulse;
+
 /// Tasks polled before sockets are looked at again: one session that moves all it can must not keep the keystrokes of others waiting.
 const EVENT_INTERVAL: u32 = 7;
 
@@ -25,15 +27,21 @@ struct Lane {
 }
 
 impl Lanes {
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(pulse: &Pulse) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from);
-        (0..count).map(Lane::start).collect::<io::Result<_>>().map(Self)
+        (0..count).map(|number| Lane::start(number, pulse)).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Tasks that have not ended, on all of them.
+    pub(super) fn tasks(&self) -> usize {
+        self.0.iter().map(|lane| lane.runtime.metrics().num_alive_tasks()).sum()
     }
 
     /// Runs a connection on the thread that has the fewest.
     pub(super) fn spawn(&self, tracker: &TaskTracker, connection: impl Future<Output = ()> + Send + 'static) {
         let Some(lane) = self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.connections)) else { return };
-        let counted = lane.connections.clone();
+        // Boxed: what a future awaits besides what it was given takes its place twice.
+        let (counted, connection) = (lane.connections.clone(), Box::pin(connection));
         tracker.spawn_on(
             async move {
                 connection.await;
@@ -45,11 +53,19 @@ impl Lanes {
 }
 
 impl Lane {
-    fn start(number: usize) -> io::Result<Self> {
+    fn start(number: usize, pulse: &Pulse) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
         let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
         let stopped = stop.clone().cancelled_owned();
-        thread::Builder::new().name(format!("lane-{number}")).spawn(move || runtime.block_on(stopped))?;
+        let mut beat = pulse.join();
+        thread::Builder::new().name(format!("lane-{number}")).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stopped => {}
+                    () = beat.answer() => {}
+                }
+            });
+        })?;
         Ok(Self { runtime: handle, connections: Arc::default(), _stop: stop.drop_guard() })
     }
 }
@@ -62,7 +78,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_spread_and_end_with_their_lanes() {
-        let lanes = Lanes((0..3).map(Lane::start).collect::<io::Result<_>>().unwrap());
+        let lanes = Lanes((0..3).map(|number| Lane::start(number, &Pulse::new())).collect::<io::Result<_>>().unwrap());
         let tracker = TaskTracker::new();
         for _ in 0..7 {
             lanes.spawn(&tracker, std::future::pending());
@@ -72,6 +88,7 @@ mod tests {
         assert_eq!(loads, [2, 2, 3]);
         tracker.close();
         assert_eq!(tracker.len(), 7);
+        assert_eq!(lanes.tasks(), 7);
         drop(lanes);
         tokio::time::timeout(Duration::from_secs(10), tracker.wait()).await.unwrap();
     }

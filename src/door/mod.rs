@@ -5,7 +5,9 @@ mod acceptor;
 mod admission;
 mod authorized_keys;
 mod certificate;
+mod closing;
 mod commands;
+mod connections;
 #[allow(clippy::module_inception, reason = "the type that the module is named after")]
 mod door;
 mod expiry;
@@ -25,7 +27,10 @@ mod penalties;
 mod pending;
 mod prelude;
 mod proxy;
+mod pulse;
 mod read_ahead;
+mod recent;
+mod rules;
 mod source_list;
 mod stream;
 mod tally;
@@ -40,10 +45,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub use authorized_keys::{AuthorizedKeys, LineProblem};
+pub use closing::Closing;
 pub use commands::{CommandLine, Commands, Said};
+pub use connections::{ConnectionCounts, Judged};
 pub use door::{Door, DoorError};
 pub use key_file::{KeyFileError, check_authority, check_revoked};
 pub use penalties::PenaltyRules;
+pub use pulse::Pulse;
+pub use rules::Rules;
 
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ssh_key::Certificate;
@@ -17,29 +18,42 @@ use crate::access::{Operator, OperatorName, Restrictions};
 #[derive(Debug)]
 pub(super) struct Operators {
     dir: PathBuf,
-    authorities: Option<PathBuf>,
-    revoked: Option<PathBuf>,
+    authorities: Option<LastGood>,
+    revoked: Option<LastGood>,
+}
+
+/// A file of keys whose last good content counts: a slip of the pen in it locks nobody out and lets nobody in.
+#[derive(Debug)]
+struct LastGood {
+    path: PathBuf,
+    read: fn(&Path) -> Result<KeySet, KeyFileError>,
+    keys: Mutex<Arc<KeySet>>,
+}
+
+impl LastGood {
+    fn read(path: &Path, read: fn(&Path) -> Result<KeySet, KeyFileError>) -> Result<Self, KeyFileError> {
+        Ok(Self { path: path.to_owned(), read, keys: Mutex::new(Arc::new(read(path)?)) })
+    }
+
+    fn now(&self) -> Arc<KeySet> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.read)(&self.path) {
+            Ok(read) => *keys = Arc::new(read),
+            Err(error) => tracing::error!(%error, "what the file held before still counts"),
+        }
+        keys.clone()
+    }
 }
 
 impl Operators {
     /// Refuses files that cannot be read as they must be.
     pub(super) fn new(config: &Config) -> Result<Self, KeyFileError> {
-        let operators = Self {
+        let last_good = |path: &Option<PathBuf>, read| path.as_deref().map(|path| LastGood::read(path, read)).transpose();
+        Ok(Self {
             dir: config.authorized_keys_dir.clone(),
-            authorities: config.trusted_user_ca.clone(),
-            revoked: config.revoked_keys.clone(),
-        };
-        operators.authorities()?;
-        operators.revoked()?;
-        Ok(operators)
-    }
-
-    fn authorities(&self) -> Result<KeySet, KeyFileError> {
-        self.authorities.as_deref().map(KeySet::read_authorities).transpose().map(Option::unwrap_or_default)
-    }
-
-    fn revoked(&self) -> Result<KeySet, KeyFileError> {
-        self.revoked.as_deref().map(KeySet::read_revoked).transpose().map(Option::unwrap_or_default)
+            authorities: last_good(&config.trusted_user_ca, KeySet::read_authorities)?,
+            revoked: last_good(&config.revoked_keys, KeySet::read_revoked)?,
+        })
     }
 
     /// An operator without a file has no keys. An unknown one takes the same way.
@@ -75,8 +89,8 @@ impl Operators {
         let now = now();
         let granted = certificate::check(certificate, address, u64::try_from(now).unwrap_or_default())?;
         self.not_revoked(&[certificate.public_key(), certificate.signature_key()])?;
-        let authorities = self.authorities().map_err(|error| error.to_string())?;
-        let restrictions = if authorities.contains(certificate.signature_key()) {
+        let trusted = self.authorities.as_ref().is_some_and(|authorities| authorities.now().contains(certificate.signature_key()));
+        let restrictions = if trusted {
             if !certificate::names(certificate, name) {
                 return Err("the certificate is not for this operator: wrong principals".to_owned());
             }
@@ -89,7 +103,7 @@ impl Operators {
     }
 
     fn not_revoked(&self, keys: &[&KeyData]) -> Result<(), String> {
-        let revoked = self.revoked().map_err(|error| error.to_string())?;
+        let Some(revoked) = self.revoked.as_ref().map(LastGood::now) else { return Ok(()) };
         if keys.iter().any(|key| revoked.contains(key)) { Err("the key is revoked".to_owned()) } else { Ok(()) }
     }
 }
@@ -115,4 +129,35 @@ fn canonical(source: SocketAddr) -> IpAddr {
 /// Unix seconds.
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti\n";
+
+    #[test]
+    fn a_spoilt_file_counts_as_it_was_and_a_good_one_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("revoked");
+        let write = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        };
+        write(KEY);
+        let revoked = LastGood::read(&path, KeySet::read_revoked).unwrap();
+        let key = super::super::authorized_keys::parse_key(KEY.trim_end()).unwrap();
+        assert!(revoked.now().contains(&key));
+        write("ssh-ed25519 nonsense\n");
+        assert!(revoked.now().contains(&key), "the spoilt file must not free the key");
+        std::fs::remove_file(&path).unwrap();
+        assert!(revoked.now().contains(&key));
+        write("# none any more\n");
+        assert!(!revoked.now().contains(&key));
+        write("nonsense");
+        assert!(LastGood::read(&path, KeySet::read_revoked).is_err());
+    }
 }

@@ -16,7 +16,7 @@ use super::problem::{Cause, Problem};
 use super::quota::{Permit, Quota};
 use super::resolve::Ways;
 use super::retry::{Backoff, RetryBudget};
-use super::stats::{Counters, Stats};
+use super::stats::{Counters, QuotaState, Stats};
 use super::wire::{Action, Question};
 use super::{Config, answer};
 use crate::access::{Failure, FleetId, InstanceId, Invalid, Lease, Target};
@@ -116,8 +116,11 @@ impl Client {
     }
 
     pub fn stats(&self) -> Stats {
-        let waiting = Action::ALL.iter().map(|action| self.quota(*action).waiting()).sum();
-        Stats { calls: self.counters.snapshot(), waiting, access_rate: self.access_quota.limit() }
+        let quotas = Action::ALL.iter().map(|action| {
+            let quota = self.quota(*action);
+            QuotaState { action: *action, waiting: quota.waiting(), free: quota.free(), limit: quota.limit() }
+        });
+        Stats { calls: self.counters.snapshot(), quotas: quotas.collect(), is_asked: self.circuit.check().is_ok() }
     }
 
     fn quota(&self, action: Action) -> &Quota {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub use client::{Client, ClientError};
 pub use credentials::KeyError;
-pub use stats::{Calls, Stats};
+pub use stats::{Calls, QuotaState, Stats};
 pub use wire::Action;
 
 use crate::access::FleetId;

@@ -7,10 +7,21 @@ use super::wire::Action;
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
     pub calls: Vec<Calls>,
-    /// Calls that wait for the quota now.
+    pub quotas: Vec<QuotaState>,
+    /// Whether the endpoint is asked at all; not while the circuit is open.
+    pub is_asked: bool,
+}
+
+/// One action's quota now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaState {
+    pub action: Action,
+    /// Calls that wait.
     pub waiting: usize,
-    /// Requests a second that `GetInstanceAccess` is allowed now; less than configured after the endpoint refused some.
-    pub access_rate: usize,
+    /// Requests that could be sent at once.
+    pub free: usize,
+    /// Requests a second that are allowed; less than configured after the endpoint refused some.
+    pub limit: usize,
 }
 
 /// How many attempts of an action ended how.

@@ -9,11 +9,13 @@ use super::ServiceError;
 use crate::audit::Audit;
 use crate::broker::Broker;
 use crate::cache::Cache;
-use crate::commands::{self, Console, NoReload};
+use crate::commands::{self, Console, NoReload, Reload};
 use crate::door::Door;
 use crate::gse::Client;
 use crate::keys::{Keys, PublicKeys};
-use crate::session::{self, HostCertificates, Runner, SessionRunner};
+use crate::pins::Pins;
+use crate::recording::Recorder;
+use crate::session::{self, HostCertificates, Live, Runner, SessionRunner};
 use crate::settings::Settings;
 use crate::upstream::Dialer;
 
@@ -25,16 +27,24 @@ pub struct Parts {
     pub settings: Settings,
     pub keys: Keys,
     pub audit: Audit,
+    /// How the configuration is read anew, where it can be.
+    pub reload: Option<Arc<dyn Reload>>,
 }
 
 /// A broker, ready to take connections.
 pub struct Service {
-    door: Door,
+    pub(super) door: Door,
+    pub(super) broker: Arc<Broker<Dialer>>,
+    pub(super) pins: Pins,
+    pub(super) leases: Arc<Cache<Client>>,
+    pub(super) live: Arc<Live>,
+    pub(super) audit: Audit,
+    pub(super) certificates: Arc<dyn HostCertificates>,
 }
 
 impl Service {
     pub async fn assemble(parts: Parts) -> Result<Self, ServiceError> {
-        let Parts { settings, keys, audit } = parts;
+        let Parts { settings, keys, audit, reload } = parts;
         let fleets = settings.gse.fleets.clone();
         let cloud = Client::new(settings.gse).await?;
         let leases = Arc::new(Cache::new(cloud, settings.cache));
@@ -43,26 +53,33 @@ impl Service {
         let broker = Arc::new(Broker::new(settings.policy, fleets, leases.clone(), dialer));
         let host_key = keys.host.clone();
         let public_keys = PublicKeys { host: keys.host.public_key().clone(), ca: keys.ca.public_key().clone() };
-        let certificates = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
+        let certificates: Arc<dyn HostCertificates> = Arc::new(Certificates { session_key: Arc::new(keys.session.clone()), keys });
         let config = session::Config { open_deadline: settings.open_deadline, ..session::Config::default() };
-        let runner = SessionRunner::new(broker.clone(), audit.clone(), certificates, config);
+        // Each session waits at its end until its recording is written, so the writer is not waited for.
+        let (recorder, _writer) = Recorder::start(settings.recording)?;
+        let runner = SessionRunner::new(broker.clone(), audit.clone(), recorder, certificates.clone(), config);
         let console = Console::new(commands::Parts {
-            broker,
-            catalogue: leases,
+            broker: broker.clone(),
+            catalogue: leases.clone(),
             live: runner.live(),
-            pins,
+            pins: pins.clone(),
             keys: public_keys,
-            reload: Arc::new(NoReload),
+            reload: reload.unwrap_or_else(|| Arc::new(NoReload)),
             audit: audit.clone(),
             deadline: settings.open_deadline,
         });
-        let door = Door::new(settings.door, settings.aliases, host_key, audit, Arc::new(Runner(runner)), Arc::new(console))?;
-        Ok(Self { door })
+        let door =
+            Door::new(settings.door, settings.aliases, host_key, audit.clone(), Arc::new(Runner(runner.clone())), Arc::new(console))?;
+        Ok(Self { door, live: runner.live(), broker, pins, leases, audit, certificates })
     }
 
-    /// Takes connections until `stop`.
+    /// Takes connections until `stop`; then every one ends.
     pub async fn run(&self, listeners: Vec<TcpListener>, stop: CancellationToken) {
-        self.door.run(listeners, stop).await;
+        let stopping = async {
+            stop.cancelled().await;
+            self.door.closing().stop_serving();
+        };
+        tokio::join!(self.door.run(listeners), stopping);
     }
 }
 

@@ -1,19 +1,32 @@
-//! The daemon: everything put together, run until it is told to stop.
+//! The daemon: everything put together, and the process around it.
 
 mod assemble;
+mod daemon;
+mod drain;
+mod handover;
+mod health;
+mod http;
+mod metrics;
+mod notify;
 mod panics;
 mod process;
+mod reload;
+mod signals;
+mod sockets;
+mod status;
+mod watchdog;
 
-use std::future::Future;
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 pub use assemble::{Parts, Service};
+pub use handover::{Invocation, Predecessor};
 pub use process::harden;
+pub use sockets::Sockets;
 
 use crate::audit::{Audit, AuditError};
 use crate::door::DoorError;
@@ -21,6 +34,10 @@ use crate::gse::ClientError;
 use crate::keys::{Keys, KeysError};
 use crate::pins::PinsError;
 use crate::settings::Settings;
+use daemon::Daemon;
+use metrics::Metrics;
+use signals::Signals;
+use status::Status;
 
 #[derive(Debug, Error)]
 pub enum ServiceError {
@@ -36,60 +53,53 @@ pub enum ServiceError {
     Door(#[from] DoorError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: String, source: io::Error },
+    #[error("cannot set up the metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("cannot prepare the process: {0}")]
     Process(#[from] io::Error),
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub async fn serve(settings: Settings) -> Result<(), ServiceError> {
+/// For the audit's last lines, should its sink be slow.
+const LAST_LINES: Duration = Duration::from_secs(10);
+
+/// What a daemon begins with.
+pub struct Start {
+    pub settings: Settings,
+    /// Where they were read from, and are again on a reload.
+    pub file: PathBuf,
+    pub invocation: Invocation,
+    /// What was handed over; the rest is opened.
+    pub sockets: Sockets,
+    /// The process to take over from.
+    pub predecessor: Option<Predecessor>,
+}
+
+/// Runs the daemon: until SIGTERM or SIGINT, or until another process has taken over, and then to the end of the sessions.
+pub async fn serve(start: Start) -> Result<(), ServiceError> {
+    let Start { settings, file, invocation, mut sockets, predecessor } = start;
     panics::tell_without_payload();
     process::keep_freed_memory();
+    let signals = Signals::catch()?;
     let keys = Keys::load_or_create(&settings.state_dir)?;
-    let (audit, writer) = Audit::start(&settings.audit, Box::new(|_| {}))?;
-    let addresses = settings.door.addresses.clone();
-    let service = Service::assemble(Parts { settings, keys, audit }).await?;
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = listen(address).map_err(|source| ServiceError::Listen { address: address.to_string(), source })?;
+    let metrics = Arc::new(Metrics::new()?);
+    let (audit, writer) = Audit::start(&settings.audit, metrics.observer())?;
+    let (reloads, requests) = reload::line();
+    let service = Arc::new(Service::assemble(Parts { settings: settings.clone(), keys, audit, reload: Some(Arc::new(reloads)) }).await?);
+    sockets.complete(&settings.door.addresses, settings.process.metrics)?;
+    for listener in &sockets.door {
         tracing::info!(address = %listener.local_addr()?, "listening");
-        listeners.push(listener);
     }
-    let stop = CancellationToken::new();
-    let terminate = terminated()?;
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            terminate.await;
-            stop.cancel();
-        }
-    });
-    service.run(listeners, stop).await;
+    let daemon = Daemon { service: service.clone(), settings, file, invocation, metrics, status: Status::default(), signals, requests };
+    daemon.run(sockets, predecessor).await?;
     tracing::info!("stopped");
-    // Every session has ended and with it every handle: what was recorded is written before the process ends.
+    // Every session has ended, and with it its handle of the audit; what was recorded is written before the process ends.
     drop(service);
-    let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-    Ok(())
-}
-
-/// A dual-stack address takes IPv4 too, whatever the system's default.
-fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+    let deadline = Instant::now() + LAST_LINES;
+    while !writer.is_finished() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn terminated() -> io::Result<impl Future<Output = ()>> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    })
+    if !writer.is_finished() {
+        tracing::error!("the last audit events could not be written");
+    }
+    Ok(())
 }

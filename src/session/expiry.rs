@@ -18,12 +18,22 @@ pub type Clock = fn() -> SystemTime;
 /// Ends a session, after two warnings, when its hours do (by the clock on the wall) or when it has lasted as long as it may (by a clock that
 /// nobody sets), whichever comes first. Returns when it has given that order, never without one.
 pub(super) async fn watch(running: &Running, clock: Clock) {
-    let grant = &running.grant;
+    let (started, mut granted) = (Instant::now(), running.granted());
+    loop {
+        let grant = granted.borrow_and_update().clone();
+        tokio::select! {
+            () = watch_grant(running, &grant, started, clock) => return,
+            // The sender lives as long as the session.
+            _ = granted.changed() => {}
+        }
+    }
+}
+
+async fn watch_grant(running: &Running, grant: &Grant, started: Instant, clock: Clock) {
     if grant.max_session().is_none() && !grant.has_hours() {
         return std::future::pending().await;
     }
-    let started = Instant::now();
-    let whole = left(grant, Duration::ZERO, clock()).map_or(Duration::MAX, |(left, _)| left);
+    let whole = left(grant, started.elapsed(), clock()).map_or(Duration::MAX, |(left, _)| left);
     let mut warnings = WARNINGS.map(|(before, part)| before.min(whole / part)).into_iter().peekable();
     loop {
         let nearest = left(grant, started.elapsed(), clock());
@@ -193,5 +203,17 @@ mod tests {
         STARTED.set(None);
         let length = heard(running(None, Some(1800)), set_forward).await;
         assert_eq!(length.last().unwrap().0, 1800);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_grant_brings_another_end() {
+        let (running, shorter) = (running(None, None), running(None, Some(3600)));
+        let began = Instant::now();
+        let watched = watch(&running, evening);
+        tokio::pin!(watched);
+        assert!(tokio::time::timeout(Duration::from_secs(1800), &mut watched).await.is_err(), "nothing ends it");
+        running.regrant(shorter.grant.clone(), &Failure::new(Code::SessionExpired, "policy"));
+        watched.await;
+        assert_eq!(began.elapsed().as_secs(), 3600, "it counts from its beginning");
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::opening::out_of_time;
+use super::recorded::Flow;
 use super::relay::{Broken, Relay};
 use super::trail::{Owed, Trail};
 use super::{Running, SessionRunner, broken, expiry, ms, new_reference};
@@ -78,16 +79,29 @@ impl SessionRunner {
             connect_ms: ms(phases.connect),
             total_ms: ms(started.elapsed()),
         };
+        let tape = match self.record(&grant, &typed, &subject, &mut owed).await {
+            Ok(tape) => tape,
+            Err(failure) => return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed).await,
+        };
         owed.push((subject.clone(), opened));
         if let Err(failure) = owed.record_in_time().await {
             return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed).await;
         }
         tracing::info!(session = ?subject.reference, target = %grant.target(), operator = %grant.operator().name, port, "forward opened");
         drop(lease);
+        let mut flow = Flow::begin(tape, KIND, &format!("{}:{port}", grant.target()));
         let running = Arc::new(Running::new(subject, grant, typed, started).on_port(port));
         let _entry = self.live.enter(running.clone());
         let mut relay = Relay::default();
-        let reason = self.relay(&mut relay, &running, channel.accept().await, stream, &gone).await;
+        let reason = tokio::select! {
+            reason = self.relay(&mut relay, &running, channel.accept().await, stream, &gone) => reason,
+            reason = flow.lost() => reason,
+        };
+        for event in flow.end(relay.bytes_up(), relay.bytes_down()).await {
+            if let Err(error) = self.audit.record(&running.subject, event).await {
+                tracing::error!(%error, "the end of a recording could not be written to the audit");
+            }
+        }
         tracing::info!(session = ?running.subject.reference, reason, "forward closed");
         let closed = Event::ForwardClosed {
             kind: KIND,

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
 use crate::access::{Failure, Grant, Reference};
 use crate::audit::Subject;
 use crate::splice::{Farewell, Orders};
@@ -21,6 +23,7 @@ struct Sessions {
 /// One of them.
 pub struct Running {
     pub subject: Subject,
+    /// The grant that it began with.
     pub grant: Grant,
     /// The target as the operator typed it.
     pub typed: String,
@@ -28,11 +31,13 @@ pub struct Running {
     /// The target's port that is forwarded as raw TCP; `None` for SSH.
     pub port: Option<u16>,
     orders: Orders,
+    /// The grant that holds now.
+    granted: watch::Sender<Grant>,
 }
 
 impl Running {
     pub fn new(subject: Subject, grant: Grant, typed: String, since: Instant) -> Self {
-        Self { subject, grant, typed, since, port: None, orders: Orders::default() }
+        Self { subject, granted: watch::Sender::new(grant.clone()), grant, typed, since, port: None, orders: Orders::default() }
     }
 
     pub(super) fn on_port(self, port: u16) -> Self {
@@ -50,9 +55,37 @@ impl Running {
 
     /// Ends it; the operator reads the failure's sentence.
     pub fn end(&self, failure: &Failure) {
+        self.orders.end(self.farewell(failure));
+    }
+
+    /// Holds it to another grant from now on; when it uses what that grant lacks, it ends, and the operator reads the failure's sentence.
+    pub fn regrant(&self, grant: Grant, failure: &Failure) {
+        if self.port.is_some_and(|port| grant.port(port).is_none()) {
+            return self.end(failure);
+        }
+        self.granted.send_replace(grant.clone());
+        self.orders.regrant(grant, self.farewell(failure));
+    }
+
+    /// The grant that holds now, and each that comes.
+    pub(super) fn granted(&self) -> watch::Receiver<Grant> {
+        self.granted.subscribe()
+    }
+
+    /// Asks it whether it still runs.
+    pub fn ask(&self, round: u64) {
+        self.orders.ask(round);
+    }
+
+    /// The last round that it answered.
+    pub fn answered(&self) -> u64 {
+        self.orders.answered()
+    }
+
+    fn farewell(&self, failure: &Failure) -> Farewell {
         let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
         let sentence = failure.sentence(&self.typed, reference);
-        self.orders.end(Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) });
+        Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) }
     }
 }
 

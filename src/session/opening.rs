@@ -9,6 +9,7 @@ use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Opened};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
+use crate::recording::Tape;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, ServerAuth, Step, TransportError, msg};
 
 /// How the broker names itself to operators. Their OpenSSH says `eow@openssh.com` and `no-more-sessions@openssh.com` only to another
@@ -21,6 +22,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 type Downstream = Connection<Box<dyn ByteStream>>;
 type Upstream = Connection<QuickAck>;
+/// A session about to begin; the tape when it is recorded.
+type Begun = (Downstream, Upstream, Grant, Option<Tape>);
 
 /// The first part of a session: both legs at the same time, so that connecting costs the longer and not the sum.
 pub(super) struct Opening<'a> {
@@ -31,7 +34,7 @@ pub(super) struct Opening<'a> {
 
 impl Opening<'_> {
     /// `None` when there is no session; the operator has read why, as far as the client was there to read it.
-    pub(super) async fn run(self, jump: Jump) -> Option<(Downstream, Upstream, Grant)> {
+    pub(super) async fn run(self, jump: Jump) -> Option<Begun> {
         let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
         let typed = jump.typed.clone();
         let (identity, name) = match self.identity(&jump) {
@@ -146,11 +149,18 @@ impl Opening<'_> {
         typed: &str,
         reference: Reference,
         mut owed: Owed,
-    ) -> Option<(Downstream, Upstream, Grant)> {
+    ) -> Option<Begun> {
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_target(grant.target());
         self.subject.login = Some(lease.login.as_str().into());
         self.subject.request_id = Some(lease.request_id.as_str().into());
+        let tape = match self.runner.record(&grant, typed, self.subject, &mut owed).await {
+            Ok(tape) => tape,
+            Err(failure) => {
+                self.refuse(downstream, typed, reference, failure.into(), owed).await;
+                return None;
+            }
+        };
         let describe = |leg: &Leg| leg.negotiated().map(|negotiated| negotiated.describe()).unwrap_or_default();
         let version = |leg: &Leg| Text::new(leg.peer_version().unwrap_or_default().as_bytes());
         let event = Event::SessionOpened {
@@ -181,7 +191,7 @@ impl Opening<'_> {
             owed.record_rest().await;
             return None;
         }
-        Some((downstream, upstream, grant))
+        Some((downstream, upstream, grant, tape))
     }
 
     /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit

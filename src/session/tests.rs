@@ -13,6 +13,7 @@ use crate::access::{
 };
 use crate::broker::{Asker, Leased, Leases};
 use crate::keys::Keys;
+use crate::recording;
 use crate::transport::wire::put_string;
 use crate::transport::{Leg, Preferences, TransportError, msg};
 use crate::upstream::{self, HostKeys, LegacyAlgorithms};
@@ -113,7 +114,8 @@ fn house(panics: bool) -> House {
     let (audit, _writer) = Audit::with_sink(Box::new(lines.clone()), 100);
     let dir = tempfile::tempdir().unwrap();
     let certificates = Arc::new(Certificates(Keys::load_or_create(dir.path()).unwrap()));
-    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), certificates, Config::default()));
+    let (recorder, _writer) = Recorder::start(recording::Config { dir: dir.path().join("recordings"), queue: 1 << 20 }).unwrap();
+    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), recorder, certificates, Config::default()));
     House { runner, lines, kept_before, audit }
 }
 
@@ -160,7 +162,7 @@ async fn a_panic_ends_its_session_alone_and_is_in_the_audit() {
     house.runner.run(next).await;
     assert!(house.runner.0.live().list().is_empty());
     while house.lines.events().len() < 4 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(house.lines.events(), ["session.started", "session.crashed", "session.started", "session.crashed"]);
     let text = String::from_utf8(house.lines.bytes.lock().unwrap().clone()).unwrap();
@@ -175,7 +177,7 @@ async fn the_start_is_kept_before_the_cloud_is_asked() {
     assert!(told.to_string().contains("target-refused"), "{told}");
     assert!(house.kept_before.load(Ordering::SeqCst));
     while house.lines.events().len() < 2 {
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(house.lines.events(), ["session.started", "target.failed"]);
 }
@@ -203,8 +205,10 @@ async fn a_client_that_leaves_is_told_of_as_that() {
     let (jump, far) = jump();
     drop(far);
     house.runner.run(jump).await;
-    while house.lines.events().len() < 2 {
-        tokio::task::yield_now().await;
+    while house.lines.events().last().is_none_or(|event| event != "session.abandoned") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(house.lines.events(), ["session.started", "session.abandoned"]);
+    // Whether the start was kept before the leaving was seen is chance; nothing else happened.
+    assert!(house.lines.events().iter().rev().skip(1).all(|event| event == "session.started"));
+    assert!(house.lines.events().len() <= 2);
 }

@@ -34,6 +34,8 @@ pub(super) enum FileKind {
     StateDir,
     /// Made by the daemon when it is not there.
     AuditFile,
+    /// The same, with the first session that is recorded.
+    RecordingDir,
 }
 
 /// A file that a key names, and what is asked of it.
@@ -73,6 +75,11 @@ impl FileCheck {
             }
             FileKind::StateDir => return self.state_dir(purpose, owners, report),
             FileKind::AuditFile => audit_file(&self.path),
+            // Sessions that need no recording must begin all the same.
+            FileKind::RecordingDir => match (recording_dir(&self.path, owners), purpose) {
+                (Err(text), Purpose::Serve) => return report.warn(&self.key, format!("{text}; until then nothing is recorded")),
+                (checked, _) => checked,
+            },
         };
         if let Err(text) = checked {
             report.error(&self.key, text);
@@ -219,6 +226,26 @@ fn audit_file(path: &Path) -> Result<(), String> {
     let subject = if path.exists() { path } else { parent };
     rustix::fs::access(subject, rustix::fs::Access::WRITE_OK)
         .map_err(|error| format!("{} is not writable ({error}): give it to the daemon's user", subject.display()))
+}
+
+fn recording_dir(path: &Path, owners: &Owners) -> Result<(), String> {
+    let metadata = match fs::metadata(path) {
+        // It is made when it is needed, if what is above it allows that.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot("look at", path, &error)),
+        Ok(metadata) => metadata,
+    };
+    let shown = path.display();
+    if !metadata.is_dir() {
+        return Err(format!("{shown} is not a directory: write the directory for recordings"));
+    }
+    owners.owned(path, &metadata)?;
+    if metadata.mode() & 0o077 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        return Err(format!("{shown} can be reached by others than its owner (mode {mode:04o}): chmod 0700"));
+    }
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| format!("{shown} is not writable ({error}): give it to the daemon's user"))
 }
 
 fn list(directory: &Path) -> Result<Vec<PathBuf>, String> {

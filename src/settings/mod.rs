@@ -8,6 +8,7 @@ mod administrators;
 mod files;
 mod grants;
 mod owners;
+mod process;
 mod reference;
 mod report;
 mod sections;
@@ -17,6 +18,7 @@ mod zone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ pub use report::{Findings, Problem};
 use table::Table;
 
 use crate::access::{FleetAliases, Policy};
-use crate::{audit, cache, door, gse, upstream};
+use crate::{audit, cache, door, gse, recording, upstream};
 
 /// Where the configuration is when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/ssh-broker/broker.toml";
@@ -50,8 +52,29 @@ pub struct Settings {
     pub cache: cache::Config,
     pub upstream: upstream::Config,
     pub audit: audit::Config,
+    pub recording: recording::Config,
     /// From an operator's channel open to the instance's shell: what takes longer is given up (`gse.deadline`).
     pub open_deadline: Duration,
+    pub process: Process,
+}
+
+/// What concerns the process around the broker: `[service]`, `[metrics]`, `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// How long sessions may go on in a process that another one has taken over from.
+    pub drain_timeout: Duration,
+    /// How long they may go on when the process was told to stop.
+    pub stop_timeout: Duration,
+    /// Where metrics and health are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    pub log: LogFormat,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 /// For whom files are checked.
@@ -239,7 +262,9 @@ fn sections_of(values: Map<String, Value>, credentials_directory: Option<&str>, 
         gse: gse.config,
         cache: sections::cache(root.table("cache")),
         audit: sections::audit(root.table("audit"), &mut files),
+        recording: sections::recording(root.table("recording"), &state_dir, &mut files),
         open_deadline: gse.deadline,
+        process: process::process(&mut root),
         state_dir,
     };
     root.finish();

@@ -11,7 +11,7 @@ use super::value::{self, KIB, MIB, SecretPath, duration, quoted};
 use crate::access::{FleetAliases, FleetId};
 use crate::gse::CredentialFiles;
 use crate::upstream::{HostKeys, LegacyAlgorithms};
-use crate::{audit, cache, door, gse, upstream};
+use crate::{audit, cache, door, gse, recording, upstream};
 
 const STATE_DIR: &str = "/var/lib/ssh-broker";
 const AUTHORIZED_KEYS_DIR: &str = "/etc/ssh-broker/operators";
@@ -28,7 +28,7 @@ const A_NETWORK: &str = "a network in quotes, such as \"10.0.0.0/8\"";
 const A_PATH: &str = "an absolute path in quotes";
 
 impl Table<'_> {
-    fn duration(&mut self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Duration {
         self.text(key, A_DURATION, |text| duration(text, range)).unwrap_or(default)
     }
 
@@ -41,7 +41,7 @@ impl Table<'_> {
     }
 
     /// A word out of a few.
-    fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
         let right = words.join(" or ");
         self.text(key, &right, |text| {
@@ -284,4 +284,13 @@ pub(super) fn audit(mut table: Table<'_>, files: &mut Vec<FileCheck>) -> audit::
     };
     table.finish();
     audit
+}
+
+pub(super) fn recording(mut table: Table<'_>, state_dir: &Path, files: &mut Vec<FileCheck>) -> recording::Config {
+    let dir = table.path("dir").unwrap_or_else(|| state_dir.join("recordings"));
+    files.push(FileCheck::new("recording.dir", &dir, FileKind::RecordingDir));
+    let right = "a size in quotes, such as \"64MiB\"";
+    let queue = table.text("queue", right, |text| value::size(text, MIB..=1024 * MIB)).unwrap_or(64 * MIB);
+    table.finish();
+    recording::Config { dir, queue }
 }

@@ -74,6 +74,18 @@ impl Gate {
         }
     }
 
+    /// Holds the session to another grant from now on.
+    pub fn regrant(&mut self, grant: Grant) {
+        self.grant = grant;
+    }
+
+    /// Whether the grant allows what the operator's side has asked for without a channel of its own.
+    pub fn fits(&self, grant: &Grant) -> bool {
+        let Asked { tcpip_forward, streamlocal_forward, agent, x11 } = self.asked;
+        let asked = [(Capability::ForwardRemote, tcpip_forward || streamlocal_forward), (Capability::Agent, agent), (Capability::X11, x11)];
+        asked.into_iter().all(|(capability, asked)| !asked || grant.allows(capability))
+    }
+
     /// Judges a message on its way, and changes it in place where it must not pass as it is.
     pub fn judge(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
         let verdict = match message.first().copied() {

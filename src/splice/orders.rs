@@ -1,9 +1,12 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+
+use crate::access::Grant;
 
 /// Notices that wait for a session to run again; more at once are dropped.
 const MAX_NOTICES: usize = 8;
@@ -18,12 +21,21 @@ pub struct Orders(Arc<Shared>);
 struct Shared {
     waker: AtomicWaker,
     given: Mutex<Given>,
+    asked: AtomicU64,
+    answered: AtomicU64,
 }
 
 #[derive(Default)]
 struct Given {
     farewell: Option<Farewell>,
     notices: VecDeque<String>,
+    regrant: Option<Regrant>,
+}
+
+/// A grant in place of the one that the session began with, and what is said when something that it lacks is in use.
+pub(crate) struct Regrant {
+    pub(crate) grant: Grant,
+    pub(crate) farewell: Farewell,
 }
 
 /// Why the broker ends a session that both sides would have gone on with.
@@ -40,6 +52,28 @@ impl Orders {
     pub fn end(&self, farewell: Farewell) {
         self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.get_or_insert(farewell);
         self.0.waker.wake();
+    }
+
+    /// From now on the session is held to this grant; it ends with the farewell when it uses what the grant lacks.
+    pub fn regrant(&self, grant: Grant, farewell: Farewell) {
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant = Some(Regrant { grant, farewell });
+        self.0.waker.wake();
+    }
+
+    /// Asks the session whether it still runs.
+    pub fn ask(&self, round: u64) {
+        self.0.asked.store(round, Ordering::Relaxed);
+        self.0.waker.wake();
+    }
+
+    /// The last round that it answered.
+    pub fn answered(&self) -> u64 {
+        self.0.answered.load(Ordering::Relaxed)
+    }
+
+    /// For the session: the grant that came, once.
+    pub(crate) fn take_regrant(&self) -> Option<Regrant> {
+        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant.take()
     }
 
     /// Shows a line to the operator on every terminal of the session, and nowhere else. It is for information: a session without a
@@ -64,6 +98,7 @@ impl Orders {
     /// For the session: its farewell, once there is one.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
         self.0.waker.register(cx.waker());
+        self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
         match self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.clone() {
             Some(farewell) => Poll::Ready(farewell),
             None => Poll::Pending,

@@ -8,17 +8,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Direction;
 use super::gate::{Gate, Verdict};
-use super::orders::{Farewell, Orders};
-use super::tap::Tap;
+use super::manners::{Heed, Manners};
+use super::orders::{Farewell, Orders, Regrant};
+use super::tap::{MAX_EVENTS, Tap};
+use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
+use crate::recording::{Lost, Tape};
 use crate::transport::{Connection, Leg, Received, TransportError, msg};
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
 /// The same while the side that is read is in key exchange and must be read on; more ends the session.
 const HIGHEST_WATER: usize = 8 * 1024 * 1024;
-/// Audit events of one session that may wait for the audit's queue.
-const MAX_EVENTS: usize = 64;
 /// How often a session that moves is looked after, and how long one that does not keeps its memory.
 const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
@@ -129,6 +130,13 @@ where
         self
     }
 
+    /// The session is then recorded.
+    #[must_use]
+    pub fn with_tape(mut self, tape: Option<Tape>) -> Self {
+        self.tap.tape = tape;
+        self
+    }
+
     /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].
     pub async fn run(mut self) -> Ended {
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
@@ -140,7 +148,11 @@ where
         });
         let _ = tokio::time::timeout(self.limits.linger, linger).await;
         self.tap.end();
-        for event in std::mem::take(&mut self.tap.events) {
+        let mut events = std::mem::take(&mut self.tap.events);
+        if let Some(tape) = self.tap.tape.take() {
+            events.extend(tape.finish().await);
+        }
+        for event in events {
             if let Err(error) = self.audit.record(&self.subject, event).await {
                 tracing::error!(%error, "the end of a channel could not be written to the audit");
             }
@@ -190,6 +202,9 @@ where
         if let Poll::Ready(farewell) = self.orders.poll(cx) {
             return Err(End::Broker(farewell));
         }
+        if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
+            self.regrant(grant, farewell)?;
+        }
         let Self { downstream, upstream, gate, tap, orders, .. } = self;
         for text in orders.notices() {
             gate.notice(&text);
@@ -197,7 +212,8 @@ where
         }
         let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
         let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
-        // Behind the messages: events that stay are then those for which the audit has our waker.
+        // Behind the messages: what stays is then what the recorder and the audit have our waker for.
+        self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
         let Self { downstream, upstream, .. } = self;
         for leg in [&mut downstream.leg, &mut upstream.leg] {
@@ -223,7 +239,25 @@ where
         // A side that stopped for want of room goes on when the writes above have made some.
         let resumes = |moved: Moved, from: &Leg, to: &Leg| moved == Moved::Blocked && has_room(from, to.waiting());
         let resumed = resumes(up, &self.downstream.leg, &self.upstream.leg) || resumes(down, &self.upstream.leg, &self.downstream.leg);
-        Ok(read || told || (resumed && self.tap.events.len() < MAX_EVENTS))
+        Ok(read || told || (resumed && self.tap.has_room()))
+    }
+
+    fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
+        let Some(lost) = self.tap.tape.as_mut().and_then(|tape| tape.poll(cx).err()) else { return Ok(()) };
+        let Lost { event, sentence, reason } = *lost;
+        self.tap.events.push_back(event);
+        match sentence {
+            Some(sentence) => Err(End::Broker(Farewell { sentence, reason })),
+            None => Ok(()),
+        }
+    }
+
+    fn regrant(&mut self, grant: Grant, farewell: Farewell) -> Result<(), End> {
+        if !self.gate.fits(&grant) || !self.tap.fits(&grant) {
+            return Err(End::Broker(farewell));
+        }
+        self.gate.regrant(grant);
+        Ok(())
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -247,7 +281,8 @@ where
             let now = Instant::now();
             self.clocks.0.look(&mut self.downstream.leg, now, self.limits).map_err(End::Operator)?;
             self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
-            let moves = std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex();
+            let moves =
+                std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex() || !self.tap.has_room();
             if !moves {
                 self.downstream.release_idle_memory();
                 self.upstream.release_idle_memory();
@@ -292,16 +327,18 @@ fn move_messages<A, B>(
         Direction::Up => (End::Operator, End::Instance),
         Direction::Down => (End::Instance, End::Operator),
     };
-    while has_room(&from.leg, to.leg.waiting()) && tap.events.len() < MAX_EVENTS {
+    while has_room(&from.leg, to.leg.waiting()) && tap.has_room() {
         match from.leg.receive(to.leg.outgoing()).map_err(from_end)? {
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
-                let answers_pings = to.leg.answers_pings();
+                let manners = Manners::of(&to.leg);
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                // Announced by our leg, and not known to the instance: the answer is the leg's too.
-                if direction == Direction::Up && message.first() == Some(&msg::PING) && !answers_pings {
-                    from.leg.answer_ping(message).map_err(from_end)?;
+                let heed = manners.heed(direction, message);
+                if heed != Heed::Pass {
+                    if heed == Heed::Answer {
+                        from.leg.answer_ping(message).map_err(from_end)?;
+                    }
                     to.leg.outgoing().truncate(start);
                     continue;
                 }
@@ -363,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::access::Capability;
-    use crate::splice::gate::tests::{grant, request};
+    use crate::splice::gate::tests::{grant, open, request};
     use crate::transport::{HostIdentity, Preferences};
 
     /// Two ends of a leg whose keys stand: the client's, the server's.
@@ -421,5 +458,44 @@ mod tests {
         assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
         drop((operator, instance));
         assert_eq!(splice.await.unwrap().reason, "hours");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_narrower_grant_ends_a_session_only_when_it_uses_what_is_gone() {
+        let (mut operator, downstream) = leg().await;
+        let (upstream, mut instance) = leg().await;
+        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+        let orders = Orders::default();
+        let all = [Capability::Shell, Capability::Exec, Capability::ForwardLocal];
+        let splice = Splice::new(downstream, upstream, Gate::new(grant(&all)), audit, Subject::default(), Limits::default());
+        let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
+        let farewell = || Farewell { sentence: "ssh-broker: ins-a: over".to_owned(), reason: "policy".to_owned() };
+
+        operator.leg.send(&open("session")).unwrap();
+        operator.drain().await.unwrap();
+        let mut passed = instance.next().await.unwrap();
+        let mut confirmation = vec![msg::CHANNEL_OPEN_CONFIRMATION];
+        [0_u32, 0, 1000, 1000].iter().for_each(|number| confirmation.extend(number.to_be_bytes()));
+        instance.leg.send(&confirmation).unwrap();
+        instance.drain().await.unwrap();
+        operator.next().await.unwrap();
+        operator.leg.send(&request("exec", b"id")).unwrap();
+        operator.drain().await.unwrap();
+        passed = instance.next().await.unwrap_or(passed);
+        assert_eq!(passed.get(9), Some(&b'e'));
+
+        orders.regrant(grant(&[Capability::Exec]), farewell());
+        orders.ask(1);
+        let mut forward = open("direct-tcpip");
+        forward[5 + "direct-tcpip".len() + 3] = 1;
+        operator.leg.send(&forward).unwrap();
+        operator.drain().await.unwrap();
+        assert_eq!(instance.next().await.unwrap().get(5), Some(&b'!'), "what is gone is refused from now on");
+        assert_eq!(orders.answered(), 1);
+
+        orders.regrant(grant(&[Capability::Shell]), farewell());
+        assert!(matches!(operator.next().await, Err(TransportError::Disconnected { text, .. }) if text == "ssh-broker: ins-a: over"));
+        drop((operator, instance));
+        assert_eq!(splice.await.unwrap().reason, "policy");
     }
 }

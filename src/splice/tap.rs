@@ -2,7 +2,10 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
 use super::gate::Refusal;
+use super::taped::Taped;
+use crate::access::{Capability, Grant, RecordMode};
 use crate::audit::{Event, Text};
+use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
 
@@ -10,6 +13,8 @@ use crate::transport::{TransportError, msg};
 const MAX_CHANNELS: usize = 10_000;
 /// Bytes of a host name (at most 253) or a socket's path (at most 108) that a channel keeps: the table holds one for each.
 const MAX_DESTINATION: usize = 256;
+/// Events that may wait for the audit's queue.
+pub(super) const MAX_EVENTS: usize = 64;
 
 /// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
 #[derive(Default)]
@@ -24,6 +29,8 @@ pub struct Tap {
     pub events: VecDeque<Event>,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// The session's recording, when it is recorded.
+    pub tape: Option<Tape>,
 }
 
 #[derive(Default)]
@@ -36,11 +43,40 @@ struct Channel {
     instance_number: Option<u32>,
     pty: bool,
     told: bool,
+    /// What its grant has to allow while it is open.
+    uses: Option<Capability>,
     exit_status: Option<u32>,
     exit_signal: Option<Text>,
     bytes_up: u64,
     bytes_down: u64,
     closed: (bool, bool),
+    taped: Taped,
+}
+
+impl Channel {
+    fn fits(&self, grant: &Grant) -> bool {
+        let goes_there = match (self.kind.as_str(), self.what.as_ref().map(Text::as_str)) {
+            ("direct-tcpip", Some(what)) => what.rsplit_once(':').is_none_or(|(host, port)| {
+                let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+                grant.allows_destination(host, port.parse().unwrap_or_default())
+            }),
+            ("direct-streamlocal@openssh.com", Some(path)) => grant.allows_path(path),
+            _ => true,
+        };
+        goes_there && self.uses.is_none_or(|capability| grant.allows(capability))
+    }
+}
+
+/// What a channel of this type stands for by its type alone; what runs in a session channel is asked for later.
+fn carried_by(kind: &[u8]) -> Option<Capability> {
+    match kind {
+        b"direct-tcpip" | b"direct-streamlocal@openssh.com" => Some(Capability::ForwardLocal),
+        b"forwarded-tcpip" | b"forwarded-streamlocal@openssh.com" => Some(Capability::ForwardRemote),
+        b"auth-agent@openssh.com" => Some(Capability::Agent),
+        b"x11" => Some(Capability::X11),
+        b"session" => None,
+        _ => Some(Capability::Any),
+    }
 }
 
 impl Tap {
@@ -66,6 +102,14 @@ impl Tap {
         Ok(())
     }
 
+    /// Whether the grant allows what the open channels carry, and demands no recording that there is not.
+    pub fn fits(&self, grant: &Grant) -> bool {
+        if grant.recording().mode == RecordMode::Required && self.tape.is_none() {
+            return false;
+        }
+        self.channels.values().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
+    }
+
     /// The channel that a message's recipient number names, by the operator's number.
     fn recipient_number(&self, direction: Direction, reader: &mut Reader<'_>) -> Option<u32> {
         let number = reader.u32().ok()?;
@@ -75,9 +119,9 @@ impl Tap {
         }
     }
 
-    fn recipient(&mut self, direction: Direction, reader: &mut Reader<'_>) -> Option<&mut Channel> {
-        let operators = self.recipient_number(direction, reader)?;
-        self.channels.get_mut(&operators)
+    /// Whether more messages may be read: what they tell has somewhere to go.
+    pub fn has_room(&self) -> bool {
+        self.events.len() < MAX_EVENTS && self.tape.as_ref().is_none_or(Tape::has_room)
     }
 
     /// Takes a channel out of both tables: every number of the instance's stands for a channel that is there.
@@ -107,11 +151,14 @@ impl Tap {
             Direction::Up => self.bytes_up += len,
             Direction::Down => self.bytes_down += len,
         }
-        if let Some(channel) = self.recipient(direction, &mut reader) {
-            match direction {
-                Direction::Up => channel.bytes_up += len,
-                Direction::Down => channel.bytes_down += len,
-            }
+        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        match direction {
+            Direction::Up => channel.bytes_up += len,
+            Direction::Down => channel.bytes_down += len,
+        }
+        if let Some(tape) = &mut self.tape {
+            channel.taped.data(tape, direction, number, reader);
         }
     }
 
@@ -126,6 +173,7 @@ impl Tap {
             kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
             what: destination(kind, reader),
             refused: refusal.is_some(),
+            uses: carried_by(kind).filter(|_| refusal.is_none()),
             ..Channel::default()
         };
         match direction {
@@ -157,6 +205,10 @@ impl Tap {
         if channel.kind != "session" {
             channel.told = true;
             self.events.push_back(opened(channel, channel.kind.clone().as_str().into(), channel.what.clone()));
+            if let Some(tape) = &mut self.tape {
+                let Channel { ordinal, kind, what, taped, .. } = channel;
+                self.events.extend(taped.begin(tape, *ordinal, kind, what.as_ref().map(Text::as_str)));
+            }
         }
     }
 
@@ -176,18 +228,36 @@ impl Tap {
         if refusal.is_some() {
             return;
         }
-        let Some(channel) = self.recipient(direction, &mut reader) else { return };
+        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
+        let Some(channel) = self.channels.get_mut(&operators) else { return };
         let (Ok(name), Ok(_want_reply)) = (reader.string(), reader.bool()) else { return };
-        let event = match (direction, name) {
+        let started = match (direction, name) {
             (Direction::Up, b"pty-req") => {
                 channel.pty = true;
+                if self.tape.is_some() {
+                    channel.taped.pty_requested(reader);
+                }
                 None
             }
-            (Direction::Up, b"shell") => Some(opened(channel, "shell".into(), None)),
-            (Direction::Up, b"exec" | b"subsystem") => {
-                let kind = if name == b"exec" { "exec" } else { "subsystem" };
+            (Direction::Up, b"window-change") => {
+                if let Some(tape) = &mut self.tape {
+                    channel.taped.window_changed(tape, reader);
+                }
+                None
+            }
+            (Direction::Up, b"shell") => {
+                channel.uses = Some(Capability::Shell);
+                Some(("shell", None))
+            }
+            (Direction::Up, b"exec") => {
+                channel.uses = Some(Capability::Exec);
+                Some(("exec", reader.string().ok().map(Text::new)))
+            }
+            (Direction::Up, b"subsystem") => {
                 let what = reader.string().ok().map(Text::new);
-                Some(opened(channel, kind.into(), what))
+                let is_sftp = what.as_ref().is_some_and(|what| what.as_str() == "sftp");
+                channel.uses = Some(if is_sftp { Capability::Sftp } else { Capability::Exec });
+                Some(("subsystem", what))
             }
             (Direction::Down, b"exit-status") => {
                 channel.exit_status = reader.u32().ok();
@@ -199,9 +269,11 @@ impl Tap {
             }
             _ => None,
         };
-        if let Some(event) = event {
-            channel.told = true;
-            self.events.push_back(event);
+        let Some((kind, what)) = started else { return };
+        channel.told = true;
+        self.events.push_back(opened(channel, kind.into(), what.clone()));
+        if let Some(tape) = &mut self.tape {
+            self.events.extend(channel.taped.begin(tape, channel.ordinal, kind, what.as_ref().map(Text::as_str)));
         }
     }
 
@@ -220,6 +292,11 @@ impl Tap {
     }
 
     fn tell_closed(&mut self, channel: Channel) {
+        if let (Some(tape), Some(track)) = (&mut self.tape, channel.taped.track) {
+            let exit_signal = channel.exit_signal.as_ref().map(Text::as_str);
+            let Channel { bytes_up, bytes_down, exit_status, .. } = channel;
+            self.events.extend(tape.end(*track, Closed { bytes_up, bytes_down, exit_status, exit_signal }));
+        }
         if channel.told {
             self.events.push_back(Event::ChannelClosed {
                 channel: channel.ordinal,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::lab::{API_KEY, Lab, text};
+use crate::lab::{API_KEY, Lab, Plan, text};
 
 #[test]
 fn a_session_is_told_from_login_to_end_under_one_reference() {
@@ -83,7 +83,7 @@ fn no_secret_is_in_log_audit_or_process_at_any_level() {
 
 #[test]
 fn sigterm_ends_sessions_writes_their_ends_and_exits_with_zero() {
-    let mut lab = Lab::start();
+    let mut lab = Lab::with(Plan { extra: "[service]\nstop_timeout = \"1s\"".to_owned(), ..Plan::default() });
     let mut session = lab.ssh(&["ins-a", "sleep 30"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     lab.await_event(|event| event["event"] == "channel.opened");
     let mut broker = lab.broker.take().unwrap();

@@ -157,6 +157,38 @@ fn what_a_session_goes_on_without_is_told_on_its_terminal_and_in_debug_messages(
     assert!(text(&out.stderr).contains("Remote: ssh-broker: the grant does not allow exec"), "{}", text(&out.stderr));
 }
 
+/// Opens a channel of a type that no program has, and shows how it was answered.
+const STRANGE_CHANNEL: &str = "
+import sys, paramiko
+transport = paramiko.Transport(paramiko.ProxyCommand(sys.argv[1]))
+transport.start_client(timeout=20)
+transport.auth_none('root')
+try:
+    transport.open_channel('new@example.com', timeout=20)
+except paramiko.ChannelException as refused:
+    print(refused.code, refused.text)
+transport.close()
+";
+
+#[test]
+fn a_channel_of_an_unknown_type_reaches_the_instance_only_with_any() {
+    let venv = std::env::var_os("LAB_VENV").map_or_else(|| "/var/lib/ssh-broker-tests/venv".into(), std::path::PathBuf::from);
+    let answer = |grant: &str| {
+        let lab = lab(grant);
+        let proxy = format!("ssh -F {} -W ins-a:22 broker", lab.path("ssh_config").display());
+        let mut python = lab.program(40, &venv.join("bin/python3").display().to_string());
+        let out = python.args(["-c", STRANGE_CHANNEL, &proxy]).output().unwrap();
+        let refused = lab.await_event(|event| event["event"] == "channel.refused");
+        assert_eq!(refused["kind"], "new@example.com");
+        (text(&out.stdout), refused["by"].as_str().unwrap().to_owned())
+    };
+    let (said, by) = answer("allow = [\"shell\"]");
+    assert_eq!((said.as_str(), by.as_str()), ("1 Administratively prohibited\n", "broker"));
+    // With the word it is sshd that refuses it.
+    let (_, by) = answer("allow = [\"any\"]");
+    assert_eq!(by, "instance");
+}
+
 /// `ssh` to the lab's sshd through a forward of a session on `ins-a`.
 fn nested(lab: &Lab) -> std::process::Output {
     let config = lab.path("ssh_config").display().to_string();

@@ -105,7 +105,12 @@ pub struct Plan {
     pub extra: String,
     /// More lines of `[listen]`.
     pub listen: String,
+    /// Open files that the broker may have.
+    pub descriptors: Option<u64>,
+    pub log_level: &'static str,
     pub port: u16,
+    /// Variables of the broker's.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Plan {
@@ -116,7 +121,10 @@ impl Default for Plan {
             mode: Mode::AllActions,
             extra: String::new(),
             listen: String::new(),
+            descriptors: None,
+            log_level: "info",
             port: 0,
+            environment: Vec::new(),
         }
     }
 }
@@ -130,6 +138,8 @@ pub struct Lab {
     pub ssh_port: u16,
     dir: TempDir,
     log_level: &'static str,
+    environment: Vec<(&'static str, String)>,
+    descriptors: Option<u64>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -140,14 +150,10 @@ impl Lab {
 
     /// With the broker's log at this level.
     pub fn with_log(level: &'static str) -> Self {
-        Self::build(Plan::default(), level)
+        Self::with(Plan { log_level: level, ..Plan::default() })
     }
 
     pub fn with(plan: Plan) -> Self {
-        Self::build(plan, "info")
-    }
-
-    fn build(plan: Plan, log_level: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("lab.").permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let ssh_port = if plan.port == 0 { free_port(&plan.instances) } else { plan.port };
@@ -172,8 +178,11 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let mut lab = Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, _runtime: runtime };
+        let (log_level, descriptors, environment) = (plan.log_level, plan.descriptors, plan.environment.clone());
+        let mut lab =
+            Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, descriptors, _runtime: runtime };
         lab.configure(&plan);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
         lab
     }
@@ -189,6 +198,17 @@ impl Lab {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A link to the broker's binary, through which the lab starts it; another program can be put there.
+    pub fn program_path(&self) -> PathBuf {
+        self.path("ssh-broker")
+    }
+
+    /// Changes the configuration's text.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.path("broker.toml")).unwrap();
+        private(&self.path("broker.toml"), change(text).as_bytes());
     }
 
     fn configure(&self, plan: &Plan) {
@@ -222,10 +242,20 @@ impl Lab {
 
     pub fn start_broker(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("broker.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ssh-broker"))
+        let program = self.program_path();
+        let mut command = match self.descriptors {
+            None => Command::new(program),
+            Some(descriptors) => {
+                let mut limited = Command::new("prlimit");
+                limited.arg(format!("--nofile={descriptors}:{descriptors}")).arg(program);
+                limited
+            }
+        };
+        let child = command
             .args(["serve", "--config"])
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

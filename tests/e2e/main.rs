@@ -16,6 +16,8 @@ mod hostile;
 mod lab;
 mod legacy;
 mod memory;
+mod recording;
+mod service;
 mod sessions;
 mod shared;
 mod splice;

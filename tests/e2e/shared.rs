@@ -78,7 +78,9 @@ impl Frozen {
     }
 
     fn signal(&self, signal: Signal) {
-        self.0.iter().for_each(|pid| drop(kill_process(*pid, signal)));
+        for pid in &self.0 {
+            let _ = kill_process(*pid, signal);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ fn a_strict_client_needs_the_authority_and_the_door_and_is_never_asked() {
     let lab = Lab::start();
     let known = fs::read_to_string(lab.path("known_hosts")).unwrap();
     let lines: Vec<_> = known.lines().map(|line| line.split(' ').next().unwrap()).collect();
-    assert_eq!(lines, [&format!("[127.0.0.1]:{}", lab.address.port()), "@cert-authority"]);
+    assert_eq!(lines.get(..2).unwrap(), [&format!("[127.0.0.1]:{}", lab.address.port()), "@cert-authority"]);
     let out = lab.run(&["-o", "BatchMode=no", "-o", "StrictHostKeyChecking=yes", "ins-a", "echo in"]);
     assert_eq!((text(&out.stdout), text(&out.stderr)), ("in\n".to_owned(), String::new()));
     assert_eq!(fs::read_to_string(lab.path("known_hosts")).unwrap(), known);

@@ -93,6 +93,11 @@ impl Quota {
         self.state().line.len()
     }
 
+    /// Requests that could be sent at once.
+    pub(super) fn free(&self) -> usize {
+        self.state().window.free(Instant::now())
+    }
+
     /// Requests a second that are allowed now; less than the configured rate after the endpoint refused some.
     pub(super) fn limit(&self) -> usize {
         self.state().window.limit(Instant::now())

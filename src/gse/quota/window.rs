@@ -49,6 +49,12 @@ impl Window {
         (self.rate / 20).max(1)
     }
 
+    /// How many slots nobody has taken.
+    pub(super) fn free(&self, now: Instant) -> usize {
+        let held = self.holds.iter().filter(|Reverse(end)| *end > now).count();
+        self.limit(now).saturating_sub(self.in_flight + held)
+    }
+
     /// Takes a slot; when none is free, says when one will be, or `None` when that depends on an answer.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Option<Instant>> {
         while self.holds.peek().is_some_and(|Reverse(end)| *end <= now) {

@@ -21,7 +21,7 @@ fn decide(rule: GrantRule) -> Grant {
     Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
 }
 
-fn open(kind: &str) -> Vec<u8> {
+pub(in crate::splice) fn open(kind: &str) -> Vec<u8> {
     let mut message = vec![msg::CHANNEL_OPEN];
     put_string(&mut message, kind.as_bytes());
     message.extend_from_slice(&[0; 12]);

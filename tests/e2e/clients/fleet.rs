@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
 
-use super::{in_venv, succeeded};
-use crate::lab::{Lab, Plan, Sshd, exchange, terminate, text};
+use super::in_venv;
+use crate::lab::{Lab, Plan, Sshd, exchange, succeeded, terminate, text};
 
 const NAMES: [&str; 20] = [
     "ins-a", "ins-b", "ins-c", "ins-d", "ins-e", "ins-f", "ins-g", "ins-h", "ins-i", "ins-j", "ins-k", "ins-l", "ins-m", "ins-n", "ins-o",

@@ -4,9 +4,9 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use super::{file, in_venv, installed, succeeded};
+use super::{file, in_venv};
 use crate::conformance::until;
-use crate::lab::{Lab, terminate};
+use crate::lab::{Lab, installed, succeeded, terminate};
 
 fn python(lab: &Lab, script: &str) -> String {
     let (file, _) = file(lab);

@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use super::{installed, succeeded};
-use crate::lab::{Lab, pattern};
+use crate::lab::{Lab, installed, pattern, succeeded};
 
 #[test]
 fn sshfs_mounts_a_directory() {

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{SEVEN, says_seven, succeeded};
-use crate::lab::{Lab, Process, exchange, pattern, text};
+use super::{SEVEN, says_seven};
+use crate::lab::{Lab, Process, exchange, pattern, succeeded, text};
 
 /// A program of the directory that `tests/run` unpacks it into.
 fn newest(program: &str) -> PathBuf {
@@ -93,6 +93,5 @@ fn the_times_of_keys_are_hidden_whatever_the_instance_can() {
     for way in ["direct", "ins-a"] {
         let log = typed(&lab, way);
         assert!(chaff(&log) > 0, "{way}: {}", log.lines().filter(|line| line.contains("obfuscate")).collect::<String>());
-        assert!(log.contains("receive packet: type 193"), "{way}: no PONG");
     }
 }

@@ -42,7 +42,7 @@ async def of_sshd(connection):
     process.stdin.write("on\n")
     await end(process)
     process = await connection.create_process(
-        "trap 'stty size' WINCH; stty -echo; echo ready; while :; do sleep 0.05; done", term_type="xterm", term_size=(80, 24)
+        "stty -echo; echo ready; old='24 80'; while :; do new=$(stty size); test \"$new\" = \"$old\" || echo $new; old=$new; sleep 0.05; done", term_type="xterm", term_size=(80, 24)
     )
     await line(process)
     for size in [(100, 40), (1, 1), (400, 300)]:

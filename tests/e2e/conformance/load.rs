@@ -1,19 +1,20 @@
 //! Much data with new keys on the way, and a command that does not read.
 //!
-//! `tests/heavy` runs this with 10 GiB.
+//! `tests/heavy` runs this with 10 GiB each way.
 
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::Duration;
 
 use super::WAYS;
+use crate::hostile::scaled;
 use crate::lab::{Lab, Plan, Sshd, pattern, terminate, text};
 
 const MIB: usize = 1 << 20;
 
 /// How much goes each way.
 fn amount() -> usize {
-    std::env::var("LAB_HEAVY_MIB").map_or(512, |mib| mib.parse().unwrap()) * MIB
+    scaled(512, 10 * 1024) * MIB
 }
 
 /// Sends through `cat` and checks every byte that comes back.

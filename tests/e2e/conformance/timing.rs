@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use super::{Case, Outcome, same, until};
 use crate::lab::{Lab, Plan, Process, Sshd, pattern, text};
 
 /// Starts an `sshd` for each connection, a second and a half after it was made.
-fn late_sshd(listener: &TcpListener, config: &PathBuf) {
+fn late_sshd(listener: &TcpListener, config: &Path) {
     for stream in listener.incoming() {
-        let (stream, config) = (stream.unwrap(), config.clone());
+        let (stream, config) = (stream.unwrap(), config.to_owned());
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(1500));
             let of = |stream: &TcpStream| Stdio::from(OwnedFd::from(stream.try_clone().unwrap()));

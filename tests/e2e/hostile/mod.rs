@@ -4,7 +4,13 @@
 //! `HEAVY=1` multiplies what is thrown at the broker; see the README.
 
 mod admission;
+mod client;
+mod crowds;
+mod inner;
+mod malformed;
+mod operator;
 mod peer;
+mod proofs;
 
 use std::time::{Duration, Instant};
 

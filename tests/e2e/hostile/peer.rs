@@ -55,3 +55,32 @@ impl Peer {
         String::from_utf8_lossy(&line).trim_end().to_owned()
     }
 }
+
+/// A packet in plain text (RFC 4253, 6).
+pub fn packet(payload: &[u8]) -> Vec<u8> {
+    let padding = 8 - (payload.len() + 5) % 8 + if (payload.len() + 5) % 8 > 4 { 8 } else { 0 };
+    let len = u32::try_from(1 + payload.len() + padding).unwrap();
+    [&len.to_be_bytes()[..], &[u8::try_from(padding).unwrap()], payload, &vec![0; padding]].concat()
+}
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+}
+
+/// KEXINIT with these lists of key exchanges and host keys.
+pub fn kexinit(kex: &str, host_key: &str) -> Vec<u8> {
+    let mut message = vec![20];
+    message.extend([7; 16]);
+    for list in
+        [kex, host_key, "aes128-gcm@openssh.com", "aes128-gcm@openssh.com", "hmac-sha2-256", "hmac-sha2-256", "none", "none", "", ""]
+    {
+        message.extend(string(list.as_bytes()));
+    }
+    message.extend([0; 5]);
+    message
+}
+
+/// KEX_ECDH_INIT with this public key.
+pub fn ecdh_init(key: &[u8]) -> Vec<u8> {
+    [&[30][..], &string(key)].concat()
+}
