@@ -15,6 +15,11 @@ use ssh_broker::service::{self, Invocation, Predecessor, ServiceError, Sockets, 
 use ssh_broker::settings::{DEFAULT_FILE, Draft, Findings, LogFormat, Problem, Purpose, Settings};
 use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what is freed: an instance's secret passes through buffers of HTTP and TLS that nobody else wipes.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
 /// Something broke.
 const FAILED: u8 = 1;

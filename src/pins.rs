@@ -44,21 +44,28 @@ type Table = BTreeMap<InstanceId, Vec<KeyData>>;
 #[derive(Clone)]
 pub struct Pins {
     path: Arc<Path>,
+    /// Never held while the disk is waited for: sessions look here.
     table: Arc<Mutex<Table>>,
+    /// Held by whoever changes the file.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Pins {
     /// Reads the file; one that is not there yet holds no pins.
     pub fn load(path: PathBuf) -> Result<Self, PinsError> {
         let table = read(&path)?;
-        Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)) })
+        Ok(Self { path: path.into(), table: Arc::new(Mutex::new(table)), changing: Arc::default() })
     }
 
-    /// Reads the file anew. When it cannot be, the pins stay as they are.
+    /// Reads the file anew; blocks. When it cannot be, the pins stay as they are.
     pub fn reread(&self) -> Result<(), PinsError> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        *table = read(&self.path)?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put(read(&self.path)?);
         Ok(())
+    }
+
+    fn put(&self, table: Table) {
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
     pub fn pinned(&self, instance: &InstanceId) -> Vec<KeyData> {
@@ -77,21 +84,38 @@ impl Pins {
     /// Pins a key and writes the file; blocks. Another session, or another process on the same state, may have pinned one meanwhile: then
     /// that one stands, and this says so.
     pub fn pin(&self, instance: &InstanceId, key: &KeyData) -> Result<Verdict, PinsError> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|table| match table.get(instance) {
+            Some(pinned) => match pinned.first() {
+                Some(other) if !pinned.contains(key) => (Verdict::Mismatch(other.clone()), false),
+                _ => (Verdict::Known, false),
+            },
+            None => {
+                table.insert(instance.clone(), vec![key.clone()]);
+                (Verdict::New, true)
+            }
+        })
+    }
+
+    /// Forgets an instance's keys, so that the next one it shows is pinned; blocks. What was forgotten is the answer.
+    pub fn forget(&self, instance: &InstanceId) -> Result<Vec<KeyData>, PinsError> {
+        self.change(|table| {
+            let forgotten = table.remove(instance);
+            let changed = forgotten.is_some();
+            (forgotten.unwrap_or_default(), changed)
+        })
+    }
+
+    /// Changes what the file holds now, and puts it in force once it is written. `change` says what came of it, and whether it changed anything.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> (T, bool)) -> Result<T, PinsError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let _lock = lock(&self.path)?;
-        *table = read(&self.path)?;
-        if let Some(pinned) = table.get(instance) {
-            return Ok(match pinned.first() {
-                Some(other) if !pinned.contains(key) => Verdict::Mismatch(other.clone()),
-                _ => Verdict::Known,
-            });
+        let mut table = read(&self.path)?;
+        let (outcome, changed) = change(&mut table);
+        if changed {
+            write(&self.path, &table).map_err(|source| PinsError::Write { path: self.path.display().to_string(), source })?;
         }
-        table.insert(instance.clone(), vec![key.clone()]);
-        if let Err(source) = write(&self.path, &table) {
-            table.remove(instance);
-            return Err(PinsError::Write { path: self.path.display().to_string(), source });
-        }
-        Ok(Verdict::New)
+        self.put(table);
+        Ok(outcome)
     }
 }
 
@@ -111,21 +135,6 @@ fn read(path: &Path) -> Result<Table, PinsError> {
         Err(source) => return Err(PinsError::Read { path: shown(), source }),
     };
     parse(&text).map_err(|line| PinsError::Line { path: shown(), line })
-}
-
-impl Pins {
-    /// Forgets an instance's keys, so that the next one it shows is pinned; blocks. What was forgotten is the answer.
-    pub fn forget(&self, instance: &InstanceId) -> Result<Vec<KeyData>, PinsError> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let _lock = lock(&self.path)?;
-        *table = read(&self.path)?;
-        let Some(forgotten) = table.remove(instance) else { return Ok(Vec::new()) };
-        if let Err(source) = write(&self.path, &table) {
-            table.insert(instance.clone(), forgotten);
-            return Err(PinsError::Write { path: self.path.display().to_string(), source });
-        }
-        Ok(forgotten)
-    }
 }
 
 /// Reads a file's text. An error is the number of the line, from 1, that is no pin.
@@ -192,6 +201,27 @@ mod tests {
         assert_eq!(again.check(&a, &key(2)), Verdict::Mismatch(key(1)));
         let found = std::process::Command::new("ssh-keygen").arg("-F").arg("ins-b").arg("-f").arg(&path).output().unwrap();
         assert!(String::from_utf8_lossy(&found.stdout).contains("ins-b ssh-ed25519"));
+    }
+
+    #[test]
+    fn who_looks_does_not_wait_for_who_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("known_hosts");
+        let instance = InstanceId::parse("ins-a").unwrap();
+        let pins = Pins::load(path.clone()).unwrap();
+        // Another process is writing, and its disk is slow.
+        let other = lock(&path).unwrap();
+        let pinning = std::thread::spawn({
+            let (pins, instance) = (pins.clone(), instance.clone());
+            move || pins.pin(&instance, &key(1)).unwrap()
+        });
+        while pins.changing.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
+        assert_eq!(pins.check(&instance, &key(1)), Verdict::New);
+        drop(other);
+        assert_eq!(pinning.join().unwrap(), Verdict::New);
+        assert_eq!(pins.check(&instance, &key(1)), Verdict::Known);
     }
 
     #[test]

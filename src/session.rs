@@ -19,7 +19,7 @@ use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
-use crate::access::{Code, Failure, Reference};
+use crate::access::{Code, Failure, Operator, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
@@ -91,11 +91,10 @@ impl SessionRunner {
         self.live.clone()
     }
 
-    /// A panic ends this session, and is told.
-    async fn run_alone(self: Arc<Self>, jump: Jump) {
-        let mut subject = Subject::operator(&jump.operator);
-        subject.reference = Some(new_reference());
-        let session = AssertUnwindSafe(self.clone().run_session(jump, subject.clone()));
+    /// A panic ends this session or forward, and is told.
+    async fn run_alone<F: Future<Output = ()>>(self: Arc<Self>, operator: &Operator, run: impl FnOnce(Arc<Self>, Subject) -> F) {
+        let subject = Subject { reference: Some(new_reference()), ..Subject::operator(operator) };
+        let session = AssertUnwindSafe(run(self.clone(), subject.clone()));
         if session.catch_unwind().await.is_err() {
             tracing::error!(session = ?subject.reference, "a session ended in a panic");
             if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
@@ -163,11 +162,13 @@ pub struct Runner(pub Arc<SessionRunner>);
 
 impl Sessions for Runner {
     fn run(&self, jump: Jump) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_alone(jump))
+        let (runner, operator) = (self.0.clone(), jump.operator.clone());
+        Box::pin(async move { runner.run_alone(&operator, |runner, subject| runner.run_session(jump, subject)).await })
     }
 
     fn forward(&self, forward: Forward) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.clone().run_forward(forward))
+        let (runner, operator) = (self.0.clone(), forward.operator.clone());
+        Box::pin(async move { runner.run_alone(&operator, |runner, subject| runner.run_forward(forward, subject)).await })
     }
 }
 

@@ -26,7 +26,8 @@ use crate::transport::{
 /// An instance that has not offered its algorithms by then, after its version line, waits for ours.
 const KEXINIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How the broker names itself to instances. By the first word sshd knows a peer that may be told of the end of writing (`eow@openssh.com`);
-/// without it, an operator who sends to a command that stopped reading would send for ever.
+/// without it, an operator who sends to a command that stopped reading would send for ever. An operator's client that is no OpenSSH never
+/// sees it.
 const VERSION: &str = "SSH-2.0-OpenSSH_9.9 ssh-broker";
 
 /// Settings of `[upstream]`, with the ports that `[gse]` names.

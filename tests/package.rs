@@ -92,6 +92,8 @@ fn it_installs_into_an_empty_root_where_check_is_content_and_leaves_again() {
         ("usr/share/zsh/vendor-completions/_ssh-broker", 0o644),
         ("usr/share/fish/vendor_completions.d/ssh-broker.fish", 0o644),
         ("usr/share/doc/ssh-broker/copyright", 0o644),
+        ("usr/share/ssh-broker/grafana/dashboard.json", 0o644),
+        ("usr/share/ssh-broker/prometheus/alerts.yml", 0o644),
     ] {
         assert_eq!(root.mode(name), mode, "{name}");
     }
@@ -122,11 +124,39 @@ fn it_installs_into_an_empty_root_where_check_is_content_and_leaves_again() {
     // What an administrator wrote outlives an upgrade and a purge; what the broker made does not outlive a purge.
     root.dpkg(&["-i", &package]);
     assert!(fs::read_to_string(&file).unwrap().contains("ap-singapore"));
+    upgrades_what_runs(&root);
     fs::create_dir_all(root.path("var/lib/private/ssh-broker")).unwrap();
     root.dpkg(&["--remove", "ssh-broker"]);
     assert!(file.exists() && !root.path("usr/bin/ssh-broker").exists());
     root.dpkg(&["--purge", "ssh-broker"]);
     assert!(!file.exists() && operator.exists() && !root.path("var/lib/private/ssh-broker").exists());
+}
+
+/// The package's script as dpkg runs it where systemd is, with a `systemctl` that tells what it was asked, and whose main process is
+/// another one after SIGUSR2.
+fn upgrades_what_runs(root: &Root) {
+    const SYSTEMCTL: &str = "#!/bin/sh\necho \"$*\" >>/asked\ncase $1 in\nkill) >/upgraded ;;\n\
+                             show) if [ -e /upgraded ]; then echo 2; else echo 1; fi ;;\nesac\n";
+    for dir in ["bin", "run/systemd/system"] {
+        fs::create_dir_all(root.path(dir)).unwrap();
+    }
+    fs::copy("/bin/sh", root.path("bin/sh")).unwrap();
+    fs::write(root.path("bin/systemctl"), SYSTEMCTL).unwrap();
+    fs::set_permissions(root.path("bin/systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    let configure = |before: &[&str]| {
+        let mut script = Command::new("chroot");
+        script.arg(root.path("")).args(["/bin/sh", "/var/lib/dpkg/info/ssh-broker.postinst", "configure"]).args(before);
+        let out = run(script.env_clear().env("PATH", "/bin:/usr/sbin:/usr/bin:/sbin"));
+        assert_eq!(text(&out.stderr), "");
+        let asked = fs::read_to_string(root.path("asked")).unwrap();
+        fs::remove_file(root.path("asked")).unwrap();
+        asked
+    };
+    assert_eq!(configure(&[]), "daemon-reload\n", "a first installation starts nothing");
+    let asked = configure(&["0.0.9"]);
+    assert!(asked.contains("\nkill --kill-whom=main --signal=SIGUSR2 ssh-broker.service\n"), "{asked}");
+    assert!(!asked.contains("restart") && !asked.contains("stop"), "{asked}");
+    fs::remove_dir_all(root.path("run/systemd")).unwrap();
 }
 
 #[test]

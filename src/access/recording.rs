@@ -44,6 +44,12 @@ impl Recording {
     pub fn strictest(self, other: Self) -> Self {
         Self { mode: self.mode.max(other.mode), input: self.input || other.input }
     }
+
+    /// Whether a session that began with this may go on where `demanded` is asked for: what must be recorded has to have been from its
+    /// beginning, and in a way that ends the session when it fails.
+    pub fn meets(self, demanded: Self) -> bool {
+        demanded.mode != RecordMode::Required || (self.mode == RecordMode::Required && (self.input || !demanded.input))
+    }
 }
 
 #[cfg(test)]
@@ -60,5 +66,8 @@ mod tests {
         let required = Recording { mode: RecordMode::Required, input: false };
         assert_eq!(typed.strictest(required), Recording { mode: RecordMode::Required, input: true });
         assert_eq!(Recording::default().strictest(typed), typed);
+        let both = typed.strictest(required);
+        assert!(both.meets(required) && both.meets(both) && required.meets(typed) && Recording::default().meets(typed));
+        assert!(!typed.meets(required) && !required.meets(both) && !Recording::default().meets(required));
     }
 }

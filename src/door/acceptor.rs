@@ -175,7 +175,6 @@ impl Acceptor {
             proven: arrival.proven.clone(),
             attempts: arrival.attempts.clone(),
             name: None,
-            operator: None,
             outer: arrival.outer.clone(),
             channels: SessionChannels::new(reached),
             jumps: Jumps::default(),

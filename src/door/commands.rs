@@ -94,15 +94,16 @@ impl SessionChannels {
         &mut self,
         channel: ChannelId,
         words: &[u8],
-        operator: Option<&Operator>,
+        operator: Option<Operator>,
         shared: &Arc<Shared>,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let (Some(operator), Some(waiting)) = (operator, self.waiting.remove(&channel)) else { return session.channel_failure(channel) };
         session.channel_success(channel)?;
         let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
-        let line = CommandLine { operator: operator.clone(), words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
-        let (shared, name) = (shared.clone(), operator.name.clone());
+        let name = operator.name.clone();
+        let line = CommandLine { operator, words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
+        let shared = shared.clone();
         shared.clone().tracker.spawn(async move {
             let Waiting { channel, pty, permit } = waiting;
             let said = said(&shared, name, line).await;

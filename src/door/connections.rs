@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ssh_key::Certificate;
@@ -32,9 +32,16 @@ pub(super) struct Outer {
     pub(super) sessions: Arc<Tally<()>>,
     /// Ends it.
     pub(super) end: CancellationToken,
-    proof: Mutex<Option<Proof>>,
+    proven: Mutex<Option<Proven>>,
     /// Since when it carries no session, as far as somebody looked.
     idle_since: Mutex<Option<Instant>>,
+}
+
+/// The operator of a connection, as it was judged last.
+#[derive(Debug)]
+struct Proven {
+    proof: Proof,
+    operator: Operator,
 }
 
 /// By what an operator was proven: asked again when the operators change.
@@ -72,8 +79,13 @@ pub struct ConnectionCounts {
 }
 
 impl Outer {
-    pub(super) fn prove(&self, proof: Proof) {
-        *self.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
+    pub(super) fn prove(&self, proof: Proof, operator: Operator) {
+        *self.proven() = Some(Proven { proof, operator });
+    }
+
+    /// The proven operator: with what the key restricts by the rules of the last reload, not of the login.
+    pub(super) fn operator(&self) -> Option<Operator> {
+        self.proven().as_ref().map(|proven| proven.operator.clone())
     }
 
     pub(super) fn source(&self) -> SocketAddr {
@@ -84,8 +96,19 @@ impl Outer {
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
-    fn proof(&self) -> Option<Proof> {
-        self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn proven(&self) -> MutexGuard<'_, Option<Proven>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges its operator anew; whoever is still let in is from now on the operator that these rules make of them.
+    fn judge(&self, operators: &Operators) -> Option<Judged> {
+        let (source, proof) = (self.source(), self.proven().as_ref().map(|proven| proven.proof.clone())?);
+        // Reads files: not under the lock.
+        let operator = proof.judge(operators, source);
+        if let (Ok(operator), Some(proven)) = (&operator, &mut *self.proven()) {
+            proven.operator = operator.clone();
+        }
+        Some(Judged { source, operator })
     }
 
     /// Whether it has carried no session for so long.
@@ -106,7 +129,7 @@ impl Connections {
             source: Mutex::new(source),
             sessions: Tally::new(),
             end,
-            proof: Mutex::default(),
+            proven: Mutex::default(),
             idle_since: Mutex::default(),
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,16 +145,12 @@ impl Connections {
 
     pub(super) fn counts(&self) -> ConnectionCounts {
         let all = self.list();
-        let proven = all.iter().filter(|outer| outer.proof().is_some()).count();
+        let proven = all.iter().filter(|outer| outer.proven().is_some()).count();
         ConnectionCounts { proven, unproven: all.len() - proven }
     }
 
     pub(super) fn judge(&self, operators: &Operators) -> Vec<Judged> {
-        let judged = |outer: &Outer| {
-            let source = outer.source();
-            Some(Judged { source, operator: outer.proof()?.judge(operators, source) })
-        };
-        self.list().iter().filter_map(|outer| judged(outer)).collect()
+        self.list().iter().filter_map(|outer| outer.judge(operators)).collect()
     }
 
     pub(super) fn end(&self, source: SocketAddr) {

@@ -205,6 +205,11 @@ impl Door {
         self.shared.connections.counts()
     }
 
+    /// Tasks of connections and their sessions that have not ended.
+    pub fn tasks(&self) -> usize {
+        self.lanes.tasks()
+    }
+
     /// From now on these rules count. Connections that are open are not looked at: [`Door::judge`].
     pub fn apply(&self, rules: Rules) {
         *self.shared.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);

@@ -49,7 +49,6 @@ pub(super) struct Connection {
     pub(super) proven: Arc<AtomicBool>,
     pub(super) attempts: Arc<Mutex<Attempts>>,
     pub(super) name: Option<OperatorName>,
-    pub(super) operator: Option<Operator>,
     pub(super) outer: Arc<Outer>,
     pub(super) refusals: Arc<Tally<()>>,
     pub(super) channels: SessionChannels,
@@ -101,8 +100,7 @@ impl Connection {
     fn decide(&mut self, proof: Proof) -> Auth {
         match proof.judge(&self.shared.rules().operators, self.source) {
             Ok(operator) => {
-                self.outer.prove(proof);
-                self.operator = Some(operator);
+                self.outer.prove(proof, operator);
                 Auth::Accept
             }
             Err(reason) => self.refuse(reason),
@@ -198,9 +196,9 @@ impl Handler for Connection {
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
-        let operator = self.operator.as_ref().ok_or(russh::Error::Disconnect)?;
+        let operator = self.outer.operator().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(operator), event));
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(&operator), event));
         if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);
@@ -223,7 +221,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let Some(operator) = self.operator.clone() else {
+        let Some(operator) = self.outer.operator() else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return Ok(());
         };
@@ -266,7 +264,7 @@ impl Handler for Connection {
     }
 
     async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
-        match self.operator.is_some() {
+        match self.outer.operator().is_some() {
             false => reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await,
             true if self.channels.open(channel) => reply.accept().await,
             true => reply.reject(ChannelOpenFailure::ResourceShortage).await,
@@ -285,18 +283,18 @@ impl Handler for Connection {
         _modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        match self.channels.pty(channel, self.operator.as_ref()) {
+        match self.channels.pty(channel, self.outer.operator().as_ref()) {
             true => session.channel_success(channel),
             false => session.channel_failure(channel),
         }
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
-        self.channels.run(channel, b"", self.operator.as_ref(), &self.shared, session)
+        self.channels.run(channel, b"", self.outer.operator(), &self.shared, session)
     }
 
     async fn exec_request(&mut self, channel: ChannelId, words: &[u8], session: &mut Session) -> Result<(), Self::Error> {
-        self.channels.run(channel, words, self.operator.as_ref(), &self.shared, session)
+        self.channels.run(channel, words, self.outer.operator(), &self.shared, session)
     }
 
     async fn subsystem_request(&mut self, channel: ChannelId, _name: &str, session: &mut Session) -> Result<(), Self::Error> {

@@ -32,6 +32,11 @@ impl Lanes {
         (0..count).map(|number| Lane::start(number, pulse)).collect::<io::Result<_>>().map(Self)
     }
 
+    /// Tasks that have not ended, on all of them.
+    pub(super) fn tasks(&self) -> usize {
+        self.0.iter().map(|lane| lane.runtime.metrics().num_alive_tasks()).sum()
+    }
+
     /// Runs a connection on the thread that has the fewest.
     pub(super) fn spawn(&self, tracker: &TaskTracker, connection: impl Future<Output = ()> + Send + 'static) {
         let Some(lane) = self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.connections)) else { return };
@@ -82,6 +87,7 @@ mod tests {
         assert_eq!(loads, [2, 2, 3]);
         tracker.close();
         assert_eq!(tracker.len(), 7);
+        assert_eq!(lanes.tasks(), 7);
         drop(lanes);
         tokio::time::timeout(Duration::from_secs(10), tracker.wait()).await.unwrap();
     }

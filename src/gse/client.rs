@@ -36,6 +36,8 @@ pub enum ClientError {
 /// The GSE cloud API. Every call waits for its quota, is signed, and is retried where that can help, all inside the asker's deadline.
 pub struct Client {
     http: reqwest::Client,
+    /// Keeps no connection: one that is kept keeps the buffer that its last answer was read into.
+    http_for_secrets: reqwest::Client,
     endpoint: Endpoint,
     region: HeaderValue,
     call_timeout: Duration,
@@ -88,17 +90,22 @@ impl Client {
             return Err(Invalid("gse: requests_per_second, queue and call_timeout must be above zero".to_owned()).into());
         }
         let quota = || Quota::new(config.requests_per_second, config.queue);
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .https_only(endpoint.url.scheme() == "https")
-            .pool_idle_timeout(Duration::from_secs(30))
-            .connect_timeout(config.call_timeout)
-            .build()?;
+        let http = |idle_connections: usize| {
+            reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .https_only(endpoint.url.scheme() == "https")
+                .pool_idle_timeout(Duration::from_secs(30))
+                .pool_max_idle_per_host(idle_connections)
+                .connect_timeout(config.call_timeout)
+                .build()
+        };
+        let (http, http_for_secrets) = (http(usize::MAX)?, http(0)?);
         let credentials = Credentials::load(places, Metadata::new(config.metadata_url.as_deref())?).await?;
         Ok(Self {
             http,
+            http_for_secrets,
             endpoint,
             region,
             call_timeout: config.call_timeout,
@@ -212,8 +219,8 @@ impl Client {
         let key = timeout_at(deadline, self.credentials.key(timestamp)).await.map_err(|_| Cause::DeadlinePassed)?.map_err(Cause::Key)?;
         progress.key = Some(key.clone());
         let limit = (Instant::now() + self.call_timeout).min(deadline);
-        let attempt =
-            Attempt { http: &self.http, endpoint: &self.endpoint, region: &self.region, action, body: body.clone(), key: &key, timestamp };
+        let http = if action == Action::GetInstanceAccess { &self.http_for_secrets } else { &self.http };
+        let attempt = Attempt { http, endpoint: &self.endpoint, region: &self.region, action, body: body.clone(), key: &key, timestamp };
         let late = if limit == deadline { Cause::DeadlinePassed } else { Cause::TimedOut };
         let result = timeout_at(limit, attempt.send(permit)).await.unwrap_or_else(|_| Err(late.into()));
         progress.api_time = began.elapsed();

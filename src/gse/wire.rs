@@ -1,9 +1,9 @@
 //! The JSON of the API. Every field of an answer may be null or absent, so every one is an `Option`; what is not known is ignored.
 
-use std::fmt;
-
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::access::Secret;
 
@@ -108,27 +108,57 @@ pub(super) struct Instance {
     pub operating_system: Option<String>,
 }
 
-/// A JSON string that goes straight from the body buffer into a [`Secret`].
-///
-/// A string with escapes (`\n` in a PEM) passes through serde_json's own scratch space, which is freed but not zeroized.
+/// A JSON string that goes straight from the body buffer into a [`Secret`]: the parser's own buffers, which nobody zeroizes, never see it.
 pub(super) struct SecretText(pub Secret);
 
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = SecretText;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretText, E> {
-                Ok(SecretText(Secret::new(text.as_bytes().to_vec())))
-            }
-        }
-        deserializer.deserialize_str(Text)
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
+        let text = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(unescaped);
+        text.map(Self).ok_or_else(|| de::Error::custom("a string was expected"))
     }
+}
+
+/// What stands between the quotes of a JSON string (RFC 8259, 7), whose syntax has been checked.
+fn unescaped(text: &str) -> Option<Secret> {
+    // No escape is shorter than what it stands for.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        bytes.extend_from_slice(plain.as_bytes());
+        let c = escaped.chars().next()?;
+        rest = escaped.get(1..)?;
+        let c = match c {
+            '"' | '\\' | '/' => c,
+            'b' => '\x08',
+            'f' => '\x0c',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'u' => utf16(&mut rest)?,
+            _ => return None,
+        };
+        bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Some(Secret::new(std::mem::take(&mut *bytes)))
+}
+
+/// The character behind `\u`, which may take two of them.
+fn utf16(rest: &mut &str) -> Option<char> {
+    let first = unit(rest)?;
+    if !(0xd800..0xdc00).contains(&first) {
+        return char::from_u32(u32::from(first));
+    }
+    *rest = rest.strip_prefix("\\u")?;
+    char::decode_utf16([first, unit(rest)?]).next()?.ok()
+}
+
+/// Four hexadecimal digits.
+fn unit(rest: &mut &str) -> Option<u16> {
+    let digits = rest.get(..4).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    *rest = rest.get(4..)?;
+    u16::from_str_radix(digits, 16).ok()
 }
 
 /// Where an answer stopped being what it should be. serde_json's own message may quote the answer, secret and all, so it goes no further.
@@ -187,6 +217,20 @@ mod tests {
         ] {
             let error = Answer::parse(body.as_bytes()).err().unwrap();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+    #[test]
+    fn a_secret_reads_as_any_json_string_does() {
+        for text in ["", "plain", "a\nb\r\t\"\\/\u{8}\u{c}", "é\u{1f511}\u{0}", "\\n", "-----BEGIN X-----\nabc==\n"] {
+            let plain = serde_json::to_string(text).unwrap();
+            let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            for json in [plain, format!("\"{escaped}\""), "\"\\/\"".replace("\\/", &escaped)] {
+                assert_eq!(serde_json::from_str::<SecretText>(&json).ok().unwrap().0.expose(), text.as_bytes(), "{json}");
+            }
+        }
+        assert_eq!(serde_json::from_str::<SecretText>(r#""\/""#).ok().unwrap().0.expose(), b"/");
+        for bad in ["1", "[]", r#""\ud800""#, r#""\ud800x""#, r#""\ud800\u0041""#, r#""\udc00""#, r#""\x""#, "null"] {
+            assert!(serde_json::from_str::<SecretText>(bad).is_err(), "{bad}");
         }
     }
 }

@@ -35,7 +35,7 @@ const YOURS: u8 = b'y';
 #[derive(Debug, Clone)]
 pub struct Invocation {
     pub program: PathBuf,
-    /// Without [`SUCCESSOR`].
+    /// Without `SUCCESSOR`.
     pub arguments: Vec<OsString>,
 }
 

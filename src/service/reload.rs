@@ -1,6 +1,6 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,14 +11,18 @@ use super::Service;
 use crate::access::{Code, Failure, Operator};
 use crate::broker::BoxFuture;
 use crate::commands::Reload;
-use crate::door::{Judged, Rules};
-use crate::session::Running;
+use crate::door::{Judged, Limits, Rules};
+use crate::session::{self, Running};
 use crate::settings::{Purpose, Settings};
+use crate::upstream;
 
 /// How long the sessions of a connection that ends have for their last words.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often it is looked for sessions that began by what was true before.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// From a grant to a session that runs, beyond the deadlines of both of its legs: its audit and its recording begin.
+const BEGINNING: Duration = Duration::from_secs(30);
 
 /// Why everything stays as it was: a sentence for each thing that is wrong.
 #[derive(Debug)]
@@ -82,31 +86,43 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
     fn differ(a: &impl std::fmt::Debug, b: &impl std::fmt::Debug) -> bool {
         format!("{a:?}") != format!("{b:?}")
     }
-    let of_the_door = |settings: &Settings| {
-        let limits = settings.door.limits;
-        (limits.connections, limits.startups, limits.startups_per_source, limits.startups_per_netblock, limits.attempts, limits.pipe)
+    let of_the_door =
+        |settings: &Settings| Limits { sessions: 0, sessions_per_operator: 0, sessions_per_connection: 0, ..settings.door.limits };
+    let ports = |settings: &Settings| (settings.upstream.ssh_port, settings.upstream.ssh_ports.clone());
+    // Without what other keys say.
+    let of_upstream = |settings: &Settings| upstream::Config {
+        ssh_port: 0,
+        ssh_ports: BTreeMap::new(),
+        known_hosts: PathBuf::new(),
+        ..settings.upstream.clone()
     };
     let keys = [
         ("state_dir", before.state_dir != after.state_dir),
         ("listen.addresses", before.door.addresses != after.door.addresses),
+        ("listen.proxy_protocol_from", before.door.proxy_protocol_from != after.door.proxy_protocol_from),
         ("[gse]", differ(&before.gse, &after.gse) || before.open_deadline != after.open_deadline),
         ("[cache]", differ(&before.cache, &after.cache)),
-        ("[upstream]", differ(&before.upstream, &after.upstream)),
+        ("gse.ssh_port, gse.ssh_ports", ports(before) != ports(after)),
+        ("[upstream]", differ(&of_upstream(before), &of_upstream(after))),
         ("[audit]", differ(&before.audit, &after.audit)),
+        ("[recording]", differ(&before.recording, &after.recording)),
         ("[metrics]", before.process.metrics != after.process.metrics),
         ("[log]", before.process.log != after.process.log),
         ("[limits] but for sessions", of_the_door(before) != of_the_door(after)),
+        ("[penalties]", before.door.penalties != after.door.penalties),
     ];
     keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
 }
 
 /// Judges every session at once, and then for a while those that were being opened meanwhile.
 async fn judge_again(service: Arc<Service>, open_deadline: Duration) {
+    // An operator's client may take its time though the instance is reached.
+    let opening = open_deadline.max(session::Config::default().handshake) + BEGINNING;
     let mut judged = HashMap::new();
     judge(&service, &mut judged).await;
     let service = Arc::downgrade(&service);
     tokio::spawn(async move {
-        for _ in 0..=open_deadline.as_secs().div_ceil(LOOK.as_secs()) {
+        for _ in 0..=opening.as_secs().div_ceil(LOOK.as_secs()) {
             sleep(LOOK).await;
             let Some(service) = service.upgrade() else { return };
             judge(&service, &mut judged).await;
@@ -124,7 +140,10 @@ async fn judge(service: &Arc<Service>, seen: &mut Seen) {
     let judged: HashMap<SocketAddr, Result<Operator, String>> =
         judged.into_iter().map(|Judged { source, operator }| (source, operator)).collect();
     let policy = service.broker.policy();
-    for session in service.live.list() {
+    let live = service.live.list();
+    let now: HashSet<usize> = live.iter().map(|session| Arc::as_ptr(session).addr()).collect();
+    seen.retain(|place, _| now.contains(place));
+    for session in live {
         if seen.insert(Arc::as_ptr(&session).addr(), session.clone()).is_some() {
             continue;
         }
@@ -172,11 +191,23 @@ mod tests {
         assert_eq!(needs_restart(&before, &read(gse)), Vec::<&str>::new());
         let same = read(&format!("{gse}[listen]\nlogin_grace = \"5s\"\n[limits]\nsessions = 7\n[service]\ndrain_timeout = \"9s\"\n"));
         assert_eq!(needs_restart(&before, &same), Vec::<&str>::new(), "these can be");
-        let other = read(
-            "state_dir = \"/srv\"\n[gse]\nregion = \"ap-tokyo\"\n[listen]\naddresses = [\"[::]:1\"]\n[cache]\ncapacity = 5\n\
-             [upstream]\nhost_keys = \"strict\"\n[audit]\nqueue = 9\n[metrics]\naddress = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\n\
-             [limits]\npipe = \"1MiB\"",
-        );
-        assert_eq!(needs_restart(&before, &other).len(), 9);
+        let named = |more: &str| needs_restart(&before, &read(more));
+        for (key, more) in [
+            ("listen.addresses", format!("{gse}[listen]\naddresses = [\"[::]:1\"]\n")),
+            ("listen.proxy_protocol_from", format!("{gse}[listen]\nproxy_protocol_from = [\"192.0.2.0/24\"]\n")),
+            ("[gse]", gse.replace("shanghai", "tokyo")),
+            ("gse.ssh_port, gse.ssh_ports", format!("{gse}ssh_port = 2022\n")),
+            ("[cache]", format!("{gse}[cache]\ncapacity = 5\n")),
+            ("[upstream]", format!("{gse}[upstream]\nhost_keys = \"strict\"\n")),
+            ("[audit]", format!("{gse}[audit]\nqueue = 9\n")),
+            ("[recording]", format!("{gse}[recording]\nqueue = \"2MiB\"\n")),
+            ("[metrics]", format!("{gse}[metrics]\naddress = \"127.0.0.1:1\"\n")),
+            ("[log]", format!("{gse}[log]\nformat = \"json\"\n")),
+            ("[limits] but for sessions", format!("{gse}[limits]\nstartups_drop_from = 5\n")),
+            ("[penalties]", format!("{gse}[penalties]\nauth_failed = \"6s\"\n")),
+        ] {
+            assert_eq!(named(&more), [key], "{more}");
+        }
+        assert!(named(&format!("state_dir = \"/srv\"\n{gse}")).contains(&"state_dir"));
     }
 }

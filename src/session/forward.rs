@@ -7,7 +7,7 @@ use super::opening::out_of_time;
 use super::recorded::Flow;
 use super::relay::{Broken, Relay};
 use super::trail::{Owed, Trail};
-use super::{Running, SessionRunner, broken, expiry, ms, new_reference};
+use super::{Running, SessionRunner, expiry, ms};
 use crate::access::{Code, Reference};
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Reached};
@@ -20,28 +20,33 @@ const KIND: &str = "tcp";
 
 impl SessionRunner {
     /// Raw TCP to a port of the target beside its SSH.
-    pub(super) async fn run_forward(self: Arc<Self>, forward: Forward) {
-        let mut subject = Subject::operator(&forward.operator);
-        let reference = new_reference();
-        subject.reference = Some(reference);
+    pub(super) async fn run_forward(self: Arc<Self>, forward: Forward, subject: Subject) {
         let Forward { operator, client_version, typed, name, port, channel, gone } = forward;
         let started = Instant::now();
         let asker = Asker::new(operator.name.clone(), started + self.config.open_deadline);
         let trail = Trail::new(&self.audit, subject.clone(), &typed, &client_version);
         let reached = match &name {
-            Err(failure) => Err(NotOpened::failed(failure.clone(), None)),
+            Err(failure) => Some(Err(NotOpened::failed(failure.clone(), None))),
             Ok(name) => {
                 let reaching = self.broker.reach(&operator, (name, port), &asker, &trail);
                 tokio::select! {
-                    reached = tokio::time::timeout_at(asker.deadline.into(), reaching) => reached.unwrap_or_else(|_| Err(out_of_time(&asker))),
-                    () = gone.cancelled() => Err(NotOpened::failed(broken("the operator's client left"), None)),
+                    reached = tokio::time::timeout_at(asker.deadline.into(), reaching) => {
+                        Some(reached.unwrap_or_else(|_| Err(out_of_time(&asker))))
+                    }
+                    () = gone.cancelled() => None,
                 }
             }
         };
-        let owed = trail.into_owed();
+        let mut owed = trail.into_owed();
         match reached {
-            Ok(reached) => self.forward(reached, (subject, typed, port), started, channel, gone, owed).await,
-            Err(refused) => self.refuse_forward(&subject, &typed, &refused, channel, owed).await,
+            Some(Ok(reached)) => self.forward(reached, (subject, typed, port), started, channel, gone, owed).await,
+            Some(Err(refused)) => self.refuse_forward(&subject, &typed, &refused, channel, owed).await,
+            None => {
+                // Nobody is there to read anything.
+                let (typed, reason) = (Text::new(typed.as_bytes()), "the operator's client left".into());
+                owed.push((subject, Event::SessionAbandoned { typed, reason }));
+                owed.record_rest().await;
+            }
         }
     }
 

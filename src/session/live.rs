@@ -60,7 +60,8 @@ impl Running {
 
     /// Holds it to another grant from now on; when it uses what that grant lacks, it ends, and the operator reads the failure's sentence.
     pub fn regrant(&self, grant: Grant, failure: &Failure) {
-        if self.port.is_some_and(|port| grant.port(port).is_none()) {
+        let lacks_port = self.port.is_some_and(|port| grant.port(port).is_none());
+        if lacks_port || !self.grant.recording().meets(grant.recording()) {
             return self.end(failure);
         }
         self.granted.send_replace(grant.clone());
@@ -113,5 +114,46 @@ pub(super) struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.live.sessions.lock().unwrap_or_else(PoisonError::into_inner).running.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::access::{
+        Capabilities, Code, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, RecordMode, Recording,
+        Restrictions, Target, TargetPattern,
+    };
+
+    fn grant(recording: Recording) -> Grant {
+        let (operators, targets) = (vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()]);
+        let rule = GrantRule { recording, ..GrantRule::new(operators, targets, Capabilities::default_allow()) };
+        let operator = Operator {
+            name: OperatorName::parse("alice").unwrap(),
+            key: "SHA256:x".into(),
+            source: "192.0.2.1:1".parse().unwrap(),
+            restrictions: Restrictions::default(),
+        };
+        let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
+        Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_must_be_recorded_now_and_was_not_from_its_beginning_ends() {
+        let terms = |mode, input| Recording { mode, input };
+        for (began, now, ends) in [
+            (terms(RecordMode::Off, false), terms(RecordMode::BestEffort, false), false),
+            (terms(RecordMode::Off, false), terms(RecordMode::Required, false), true),
+            (terms(RecordMode::BestEffort, true), terms(RecordMode::Required, false), true),
+            (terms(RecordMode::Required, false), terms(RecordMode::Required, true), true),
+            (terms(RecordMode::Required, true), terms(RecordMode::Required, false), false),
+        ] {
+            let running = Running::new(Subject::default(), grant(began), "ins-a".to_owned(), Instant::now());
+            running.regrant(grant(now), &Failure::new(Code::SessionExpired, "no longer"));
+            let ended = poll_fn(|cx| std::task::Poll::Ready(running.orders().poll(cx).is_ready())).await;
+            assert_eq!(ended, ends, "{began:?} {now:?}");
+        }
     }
 }

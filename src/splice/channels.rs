@@ -59,6 +59,10 @@ impl<T> Channels<T> {
         self.by_operator.get_mut(&operators).map(|entry| &mut entry.kept)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.by_operator.values().map(|entry| &entry.kept)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
         self.by_operator.iter_mut().map(|(operators, entry)| (*operators, &mut entry.kept))
     }

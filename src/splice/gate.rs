@@ -79,10 +79,15 @@ impl Gate {
         self.grant = grant;
     }
 
-    /// Whether the grant allows what the operator's side has asked for without a channel of its own.
+    /// Whether the grant allows what the operator's side has asked for without a channel of its own, and what was found inside of one.
     pub fn fits(&self, grant: &Grant) -> bool {
         let Asked { tcpip_forward, streamlocal_forward, agent, x11 } = self.asked;
-        let asked = [(Capability::ForwardRemote, tcpip_forward || streamlocal_forward), (Capability::Agent, agent), (Capability::X11, x11)];
+        let asked = [
+            (Capability::ForwardRemote, tcpip_forward || streamlocal_forward),
+            (Capability::Agent, agent),
+            (Capability::X11, x11),
+            (Capability::NestedSsh, self.nested.is_in_use()),
+        ];
         asked.into_iter().all(|(capability, asked)| !asked || grant.allows(capability))
     }
 

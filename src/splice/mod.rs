@@ -7,6 +7,7 @@
 //!     of a channel open is given the reason on its way back;
 //!   - a session channel's window reaches the instance less a small reserve, from which notices are sent (`notice`);
 //!   - the bytes of a nested SSH connection that is not allowed are overwritten (`nested`).
+//! - Two messages that OpenSSH sends only to peers that are known for them end here when the receiver is not (`manners`).
 //! - The tap reads as messages pass and never changes them; its channel table only names things in the audit.
 //! - Nothing of ours appears on a channel without a terminal.
 //! - A leg in key exchange is always read. Else a leg is read only while the other one takes what it brings, so memory is bounded.
@@ -15,6 +16,7 @@ mod channels;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gate;
+mod manners;
 mod nested;
 mod notice;
 mod orders;

@@ -24,6 +24,8 @@ struct Stream {
     up: Head,
     down: Head,
     refused: bool,
+    /// It is SSH, and was allowed.
+    marked: bool,
 }
 
 /// The beginning of a stream, looked at byte by byte: `SSH-`, a digit, a dot.
@@ -56,7 +58,7 @@ impl Head {
 impl Nested {
     /// A local forward that is being opened, to be looked at.
     pub(super) fn watch(&mut self, operators: u32, destination: Option<Text>) {
-        self.streams.insert(operators, Stream { destination, up: Head::Like(0), down: Head::Like(0), refused: false });
+        self.streams.insert(operators, Stream { destination, up: Head::Like(0), down: Head::Like(0), refused: false, marked: false });
     }
 
     /// The number is another channel's now.
@@ -68,6 +70,11 @@ impl Nested {
         self.streams.follow(direction, message);
     }
 
+    /// Whether nested SSH that was allowed is open.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.streams.iter().any(|stream| stream.marked)
+    }
+
     /// Judges data on its way and overwrites it where it must not pass.
     pub(super) fn data(&mut self, direction: Direction, message: &mut [u8], is_allowed: bool) -> Verdict {
         if self.streams.is_empty() {
@@ -75,7 +82,7 @@ impl Nested {
         }
         let mut reader = Reader::new(message);
         let (Ok(number), Ok(recipient)) = (reader.u8(), reader.u32()) else { return Verdict::Pass };
-        let Some(stream) = self.streams.recipient(direction, recipient) else { return Verdict::Pass };
+        let Some(stream) = self.streams.recipient(direction, recipient).filter(|stream| !stream.marked) else { return Verdict::Pass };
         let header = if number == msg::CHANNEL_DATA { 9 } else { 13 };
         let Some(bytes) = message.get_mut(header..) else { return Verdict::Pass };
         if stream.refused {
@@ -94,7 +101,8 @@ impl Nested {
             say_instead(bytes);
             return Verdict::Refused(Refusal { kind: "nested-ssh".to_owned(), what, reason: REASON });
         }
-        if is_ssh || is_over {
+        stream.marked = is_ssh;
+        if is_over {
             self.no_more(direction, recipient);
         }
         if is_ssh { Verdict::Marked(Event::ChannelMarked { kind: "nested-ssh", what }) } else { Verdict::Pass }
@@ -190,7 +198,12 @@ mod tests {
         let (came, verdicts) = through(&mut nested, Direction::Down, &[b"SSH-2.0-x\r\n", b"SSH-2.0-"], true);
         assert_eq!(came, b"SSH-2.0-x\r\nSSH-2.0-");
         assert!(matches!(verdicts.as_slice(), [Verdict::Marked(_), Verdict::Pass]));
-        assert!(nested.streams.is_empty());
+        assert_eq!(through(&mut nested, Direction::Up, &[b"SSH-2.0-x\r\n"], true).1, [Verdict::Pass]);
+        assert!(nested.is_in_use());
+        let close = |recipient: u32| [&[msg::CHANNEL_CLOSE][..], &recipient.to_be_bytes()].concat();
+        nested.follow(Direction::Up, &close(9));
+        nested.follow(Direction::Down, &close(3));
+        assert!(!nested.is_in_use() && nested.streams.is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Direction;
 use super::gate::{Gate, Verdict};
+use super::manners::{Heed, Manners};
 use super::orders::{Farewell, Orders, Regrant};
 use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
@@ -331,11 +332,13 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
-                let answers_pings = to.leg.answers_pings();
+                let manners = Manners::of(&to.leg);
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                // Announced by our leg, and not known to the instance: the answer is the leg's too.
-                if direction == Direction::Up && message.first() == Some(&msg::PING) && !answers_pings {
-                    from.leg.answer_ping(message).map_err(from_end)?;
+                let heed = manners.heed(direction, message);
+                if heed != Heed::Pass {
+                    if heed == Heed::Answer {
+                        from.leg.answer_ping(message).map_err(from_end)?;
+                    }
                     to.leg.outgoing().truncate(start);
                     continue;
                 }

@@ -314,7 +314,9 @@ impl Lab {
     /// The audit's events, in order.
     pub fn audit(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        // The last line may be about to be written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
     /// Waits until the audit holds an event that `is` wanted.

@@ -2,6 +2,7 @@ use std::fs;
 
 use metrics::{counter, gauge};
 use rustix::process::{Resource, getrlimit};
+use tokio::runtime::Handle;
 
 use super::names;
 use crate::cache::Lookups;
@@ -14,6 +15,7 @@ pub(super) fn look(service: &Service) {
     let connections = service.door.connections();
     gauge!(names::CONNECTIONS, "state" => "proven").set(number(connections.proven));
     gauge!(names::CONNECTIONS, "state" => "unproven").set(number(connections.unproven));
+    gauge!(names::TASKS).set(number(service.door.tasks() + Handle::current().metrics().num_alive_tasks()));
     api(service);
     audit(service);
     for (need, state) in service.needs() {

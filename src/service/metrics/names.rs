@@ -15,6 +15,7 @@ pub(super) const OPEN_FDS: &str = "process_open_fds";
 pub(super) const MAX_FDS: &str = "process_max_fds";
 pub(super) const SESSIONS: &str = "ssh_broker_sessions";
 pub(super) const CONNECTIONS: &str = "ssh_broker_connections";
+pub(super) const TASKS: &str = "ssh_broker_tasks";
 pub(super) const LOGINS: &str = "ssh_broker_logins_total";
 pub(super) const PENALTIES: &str = "ssh_broker_penalties_total";
 pub(super) const CRASHES: &str = "ssh_broker_crashes_total";
@@ -55,6 +56,7 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (MAX_FDS, Gauge, "Descriptors that it may have open"),
     (SESSIONS, Gauge, "Sessions that run now"),
     (CONNECTIONS, Gauge, "Operators' connections that are open now, by state: proven, unproven"),
+    (TASKS, Gauge, "Tasks of the process that have not ended"),
     (LOGINS, Counter, "Logins at the door, by result: accepted, refused"),
     (PENALTIES, Counter, "Sources that were refused for a while, by offence"),
     (CRASHES, Counter, "What ended in a panic: connection, session"),

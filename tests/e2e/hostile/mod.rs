@@ -6,11 +6,14 @@
 mod admission;
 mod client;
 mod crowds;
+mod evil;
 mod inner;
+mod instance;
 mod malformed;
 mod operator;
 mod peer;
 mod proofs;
+mod secrets;
 
 use std::time::{Duration, Instant};
 

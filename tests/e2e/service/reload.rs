@@ -140,3 +140,27 @@ fn an_administrator_reloads_over_ssh_and_reads_what_came_of_it() {
     let said = text(&out.stdout) + &text(&out.stderr);
     assert!(!out.status.success() && said.contains("what counted before still does") && said.contains("grant"), "{said}");
 }
+
+#[test]
+fn what_a_key_restricts_counts_for_connections_that_are_open() {
+    let mut supervisor = Supervisor::new();
+    let lab = supervisor.lab(plan(""));
+    let (config, control) = (lab.path("ssh_config").display().to_string(), lab.path("control").display().to_string());
+    let mut master = lab.program(60, "ssh");
+    let mut master = master.args(["-F", &config, "-M", "-S", &control, "-N", "broker"]).stderr(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    while !lab.path("control").exists() {
+        assert!(began.elapsed() < Duration::from_secs(30), "no shared connection");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let whoami = || text(&lab.program(30, "ssh").args(["-F", &config, "-S", &control, "broker", "whoami"]).output().unwrap().stdout);
+    let said = whoami();
+    assert!(said.contains("restrictions") && !said.contains("no-port-forwarding"), "{said}");
+    let file = lab.path("operators").join("alice");
+    let key = std::fs::read_to_string(&file).unwrap();
+    private(&file, format!("restrict {key}").as_bytes());
+    reload(&mut supervisor);
+    let said = whoami();
+    assert!(said.contains("no-port-forwarding"), "{said}");
+    crate::lab::terminate(&mut master);
+}

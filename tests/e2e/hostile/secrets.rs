@@ -1,0 +1,175 @@
+//! A secret is found in nothing but its own lease, and after that in nothing.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
+
+use base64ct::{Base64, Base64Unpadded, Encoding};
+use ssh_broker::demo::{Action, Fault, Times};
+
+use super::evil::{Act, Deed, Evil, PASSWORD};
+use super::{bound, unharmed};
+use crate::lab::{API_KEY, Lab, Plan, text};
+
+/// A secret in every form that it could leak in.
+fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = secret.as_bytes();
+    let hex =
+        |upper: bool| -> String { bytes.iter().map(|byte| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }).collect() };
+    let json = serde_json::to_string(secret).unwrap();
+    let debug = format!("{bytes:?}");
+    let mut forms = vec![
+        ("plain", bytes.to_vec()),
+        ("hex", hex(false).into_bytes()),
+        ("HEX", hex(true).into_bytes()),
+        ("JSON", json.trim_matches('"').as_bytes().to_vec()),
+        ("a list of numbers", debug.trim_matches(|c| c == '[' || c == ']').as_bytes().to_vec()),
+        ("base64", Base64Unpadded::encode_string(bytes).into_bytes()),
+    ];
+    // Within a longer text base64 looks otherwise, by where it begins.
+    for (skip, name) in [(1, "base64 behind one byte"), (2, "base64 behind two bytes")] {
+        let encoded = Base64::encode_string(&[&vec![0; skip], bytes].concat());
+        let inner = encoded.trim_end_matches('=');
+        forms.push((name, inner[4..inner.len() - 2].as_bytes().to_vec()));
+    }
+    forms
+}
+
+fn is_in(haystack: &[u8], needle: &[u8]) -> bool {
+    !needle.is_empty() && haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
+    let extra = "handshake_timeout = \"2s\"\n[cache]\nlease_ttl = \"1s\"\n".to_owned();
+    let lab = Lab::with(Plan { log_level: "trace", extra, ..Plan::default() });
+    let bound = bound(&lab);
+    let mut read = Vec::new();
+    for (number, act) in [
+        Act::EndlessPrompts,
+        Act::ManyPrompts,
+        Act::WantsMore,
+        Act::WantsNewPassword,
+        Act::SuccessUnasked,
+        Act::StallInAuth,
+        Act::CloseAfter(1500),
+        Act::Session(Deed::Unknown),
+        Act::Session(Deed::Close),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let _evil = Evil::start(&lab, number, act);
+        let out = lab.run(&["-vvv", &format!("ins-evil-{number}"), "id"]);
+        read.extend([out.stdout, out.stderr].concat());
+    }
+    for fault in [
+        Fault::Error("InternalError".to_owned()),
+        Fault::HalfBody,
+        Fault::WrongIds,
+        Fault::Error("AuthFailure.SignatureFailure".to_owned()),
+        Fault::Body(format!("{{\"Response\":{{\"InstanceAccess\":\"{PASSWORD}\"}}}}")),
+    ] {
+        std::thread::sleep(Duration::from_millis(1100));
+        lab.endpoint.fault(Action::GetInstanceAccess, fault, Times::Next(1));
+        let out = lab.run(&["-vvv", "ins-a", "true"]);
+        read.extend([out.stdout, out.stderr].concat());
+    }
+    unharmed(&lab, bound);
+    let pid = lab.broker().id();
+    let places = [
+        ("log", lab.log().into_bytes()),
+        ("audit", fs::read(lab.path("audit.jsonl")).unwrap()),
+        ("environment", fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()),
+        ("arguments", fs::read(format!("/proc/{pid}/cmdline")).unwrap()),
+        ("pins", fs::read(lab.path("state/known_hosts")).unwrap()),
+        ("operator's bytes", read),
+    ];
+    assert!(lab.log().contains("TRACE"));
+    let key = fs::read_to_string(lab.path("ins-a.login")).unwrap();
+    let key_line = key.lines().nth(3).unwrap();
+    for secret in [PASSWORD, API_KEY, key_line] {
+        for (form, needle) in forms(secret) {
+            for (place, content) in &places {
+                assert!(!is_in(content, &needle), "a secret is in the {place}, in {form}");
+            }
+        }
+    }
+    // Nobody reads it out of the process either, and no core is dumped.
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
+    assert_eq!(fs::metadata(format!("/proc/{pid}/mem")).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap(), 0);
+}
+
+/// Every writable mapping of the process that holds these bytes, with what stands around each.
+fn copies(pid: u32, needle: &[u8]) -> Vec<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut found = Vec::new();
+    for map in maps.lines() {
+        let mut fields = map.split_whitespace();
+        let (range, rights) = (fields.next().unwrap(), fields.next().unwrap());
+        let name = fields.nth(3).unwrap_or_default().to_owned();
+        let (start, end) = range.split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        if !rights.starts_with("rw") || end - start > 1 << 30 {
+            continue;
+        }
+        // In pieces: what was never touched cannot be read in some mappings.
+        let mut bytes = vec![0; (end - start) as usize];
+        for (piece, at) in bytes.chunks_mut(64 * 1024).zip((start..).step_by(64 * 1024)) {
+            let _ = memory.seek(SeekFrom::Start(at)).and_then(|_| memory.read_exact(piece));
+        }
+        let first = needle[0];
+        let mut at = 0;
+        while let Some(next) = bytes[at..].iter().position(|byte| *byte == first).map(|next| at + next) {
+            if bytes[next..].starts_with(needle) {
+                let around = &bytes[next.saturating_sub(60)..(next + needle.len() + 60).min(bytes.len())];
+                found.push(format!("{name} {range}: {:?}", text(around)));
+            }
+            at = next + 1;
+        }
+    }
+    found
+}
+
+#[test]
+fn no_copy_of_a_password_is_left_in_memory_once_its_lease_is_over() {
+    let extra = "[cache]\nlease_ttl = \"2s\"\n".to_owned();
+    let lab = Lab::with(Plan { extra, ..Plan::default() });
+    let bound = bound(&lab);
+    let pid = lab.broker().id();
+    let _evil = Evil::start(&lab, 0, Act::Session(Deed::Nothing));
+    // As it is, and as one that JSON has to escape.
+    for (secret, marker) in [(PASSWORD.to_owned(), PASSWORD), ("a\"\\\tescapedSecret987654MARKER".to_owned(), "escapedSecret987654MARKER")]
+    {
+        let changed = ssh_broker::access::Secret::new(secret.into_bytes());
+        lab.endpoint.change(|inventory| inventory.instance_mut("ins-evil-0").unwrap().secret = changed.into());
+        std::thread::sleep(Duration::from_millis(2500));
+        let mut seen = 0;
+        for _ in 0..5 {
+            assert_eq!(lab.run(&["ins-evil-0", "true"]).status.code(), Some(0), "{}", lab.log());
+            seen = seen.max(copies(pid, marker.as_bytes()).len());
+        }
+        // While the lease lives there is one: the search finds what is there.
+        assert!(seen >= 1);
+        nothing_left(pid, marker);
+    }
+    // The same of a private key's text: that of the instance that the good logins went to.
+    let key = fs::read_to_string(lab.path("ins-a.login")).unwrap();
+    nothing_left(pid, key.lines().nth(3).unwrap());
+    unharmed(&lab, bound);
+}
+
+fn nothing_left(pid: u32, marker: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = copies(pid, marker.as_bytes());
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} copies are left:\n{}", left.len(), left.join("\n"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
