@@ -71,6 +71,13 @@ class Lab:
         self.started = []
         self.programs = brokers
         self.sessions = set()
+        try:
+            self.build(brokers)
+        except BaseException:
+            self.close()
+            raise
+
+    def build(self, brokers):
         for key in ("operator", "login"):
             self.keygen(key)
         (self.dir / "authorized").write_text((self.dir / "operator.pub").read_text() + (self.dir / "login.pub").read_text())
