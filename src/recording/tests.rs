@@ -50,7 +50,6 @@ async fn a_session_that_fills_its_queue_waits_and_loses_nothing() {
     let mut tape = tape(&recorder, RecordMode::Required).await;
     let (pty, mut track) = (terminal(), None);
     assert!(matches!(tape.start(&mut track, start(1, Some(&pty))), Some(Event::RecordingStarted { channel: Some(1), .. })));
-    assert!(!tape.has_room(), "nothing passes before the file is there");
     let mut track = track.unwrap();
     let mut said = 0;
     for _ in 0..200 {

@@ -305,6 +305,8 @@ fn a_killed_broker_leaves_recordings_that_play_to_the_last_second() {
         assert!(n > 0, "{seen} {}", lab.log());
         seen.push_str(&text(&block[..n]));
     }
+    let size = |cast: &PathBuf| fs::metadata(cast).unwrap().len();
+    eventually("much output", || files(&dir, "cast").iter().any(|cast| size(cast) > 500_000).then_some(()));
     lab.broker.take().unwrap().signal(Signal::KILL);
     let casts = files(&dir, "cast");
     assert_eq!(casts.len(), 2);
