@@ -62,10 +62,18 @@
 //! - **No wait without a deadline, no queue without a bound.**
 //! - **No panic by a peer**: its bytes reach neither `unwrap` nor indexing; lengths are checked before anything is allocated.
 //!
+//! # Threads
+//!
+//! One for each processor, each with a runtime of its own ([`door`]). A connection stays on its thread with all its sessions and both their
+//! legs: what wakes each other for every batch of packets does so without a system call. A turn of a session is bounded, so that one which
+//! moves all it can leaves the keystrokes of the others of its thread their place. The main thread listens, and drives what is none of a
+//! session's.
+//!
 //! # Why russh at the door and our own transport inside
 //!
 //! russh grants window on receipt and then awaits a bounded queue inside a connection's only loop: full duplex with a slow reader
-//! deadlocks, and one stalled channel stops all others of its connection. What is relayed message by message has neither. So the library
+//! deadlocks, and one stalled channel stops all others of its connection. What is relayed message by message has neither; and at the door
+//! a client whose session takes nothing is held back by its window before the queue is full. So the library
 //! stands where an unauthenticated peer can reach, and the two inner legs, reached only by proven operators and by instances, are a small
 //! transport of our own on audited primitives (aws-lc-rs, ssh-key).
 

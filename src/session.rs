@@ -106,7 +106,9 @@ impl SessionRunner {
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
         let opening = opening::Opening { runner: &self, subject: &mut subject, started };
-        let Some((downstream, upstream, grant, tape)) = opening.run(jump).await else { return };
+        // Apart: a session is to hold the memory of its opening no longer than that takes.
+        let opened = Box::pin(opening.run(jump)).await;
+        let Some((downstream, upstream, grant, tape)) = opened else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
         self.splice(downstream, upstream, running, tape).await;
     }

@@ -71,6 +71,13 @@ class Lab:
         self.started = []
         self.programs = brokers
         self.sessions = set()
+        try:
+            self.build(brokers)
+        except BaseException:
+            self.close()
+            raise
+
+    def build(self, brokers):
         for key in ("operator", "login"):
             self.keygen(key)
         (self.dir / "authorized").write_text((self.dir / "operator.pub").read_text() + (self.dir / "login.pub").read_text())
@@ -243,11 +250,14 @@ class Session:
 class Sessions:
     """Several sessions that are open at the same time. `opened`: seconds until the last one was ready."""
 
-    def __init__(self, lab, way, count, command, **how):
+    def __init__(self, lab, way, count, command, at_once=1000, **how):
         begin = time.monotonic()
-        self.all = [Session(lab, way, command, **how) for _ in range(count)]
-        for session in self.all:
-            session.await_line(b"ready")
+        self.all = []
+        while len(self.all) < count:
+            opening = [Session(lab, way, command, **how) for _ in range(min(at_once, count - len(self.all)))]
+            for session in opening:
+                session.await_line(b"ready")
+            self.all += opening
         self.opened = time.monotonic() - begin
 
     def __enter__(self):

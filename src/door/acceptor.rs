@@ -181,7 +181,7 @@ impl Acceptor {
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };
-        server::run_stream(config, stream, handler).await?.await
+        Box::pin(server::run_stream(config, stream, handler)).await?.await
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.

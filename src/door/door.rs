@@ -290,7 +290,7 @@ fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [ciphe
         keys: vec![host_key],
         certificates: Vec::new(),
         limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600)),
-        window_size: gauge::WINDOW,
+        window_size: gauge::window(limits.pipe),
         maximum_packet_size: 32 * 1024,
         channel_buffer_size: gauge::queue_len(limits.pipe),
         event_buffer_size: 16,

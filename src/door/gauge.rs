@@ -7,9 +7,11 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// What a client may send on a channel before it is granted more: as much as OpenSSH grants.
-pub(super) const WINDOW: u32 = 2 << 20;
-/// The same while a session does not take what has come: its client is held back, and asks again with each that it uses up.
+/// The largest window. The library grants anew when half of it is used up, so this does as much over a long line as the 2 MiB that
+/// OpenSSH grants inside.
+const MAX_WINDOW: usize = 4 << 20;
+const MIN_WINDOW: usize = 32 << 10;
+/// A client's window while its session does not take what has come: it is held back, and asks again with each that it uses up.
 pub(super) const TRICKLE: u32 = 2 << 10;
 /// How long a message of the trickle holds the connection back.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(20);
@@ -19,10 +21,15 @@ const PRESSING: Duration = Duration::from_secs(1);
 const STALL: Duration = Duration::from_secs(30);
 const STALL_ALONE: Duration = Duration::from_secs(900);
 /// The part of a pipe that may wait before its client is held back. What was granted when this is found out can be followed by one and a
-/// half windows more; with the default pipe it all fits, and no honest client ever meets the limit.
+/// half windows more: it all fits, and no honest client ever meets the limit.
 const FULL: i64 = 8;
 /// Bytes of a message that fills a pipe as soon as its queue.
 const SMALL_MESSAGE: usize = 512;
+
+/// What a client may send on a channel, whose pipe has `limit` bytes, before it is granted more.
+pub(super) fn window(limit: usize) -> u32 {
+    u32::try_from((limit / 2).clamp(MIN_WINDOW, MAX_WINDOW)).unwrap_or(u32::MAX)
+}
 
 /// Messages that the library's queue of a channel takes: a pipe of `limit` bytes is full before, unless they are tiny.
 pub(super) fn queue_len(limit: usize) -> usize {

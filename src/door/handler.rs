@@ -13,7 +13,7 @@ use super::admission::StartupPermit;
 use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
-use super::gauge::Counted;
+use super::gauge::{self, Counted};
 use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
@@ -327,6 +327,6 @@ impl Handler for Connection {
     }
 
     fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
-        self.jumps.window(channel)
+        self.jumps.window(channel, gauge::window(self.shared.pipe()))
     }
 }

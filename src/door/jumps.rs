@@ -4,7 +4,7 @@ use std::sync::Arc;
 use russh::server::Msg;
 use russh::{Channel, ChannelId};
 
-use super::gauge::{Counted, Gauge, TRICKLE, WINDOW};
+use super::gauge::{Counted, Gauge, TRICKLE};
 use super::stream::JumpStream;
 
 /// The jumps of one connection, by their channels.
@@ -30,9 +30,9 @@ impl Jumps {
 
     /// What the next grant fills a window up to, after one on `channel`. The library has one such number for all channels of a connection:
     /// while a client presses on a session that takes nothing, the grants of the others are small too.
-    pub(super) fn window(&self, channel: ChannelId) -> u32 {
+    pub(super) fn window(&self, channel: ChannelId, usual: u32) -> u32 {
         let full = self.0.get(&channel).is_some_and(|gauge| gauge.is_full());
-        if full || self.0.values().any(|gauge| gauge.is_pressed()) { TRICKLE } else { WINDOW }
+        if full || self.0.values().any(|gauge| gauge.is_pressed()) { TRICKLE } else { usual }
     }
 
     pub(super) fn closed(&mut self, channel: ChannelId) {

@@ -40,7 +40,8 @@ impl Lanes {
     /// Runs a connection on the thread that has the fewest.
     pub(super) fn spawn(&self, tracker: &TaskTracker, connection: impl Future<Output = ()> + Send + 'static) {
         let Some(lane) = self.0.iter().min_by_key(|lane| Arc::strong_count(&lane.connections)) else { return };
-        let counted = lane.connections.clone();
+        // Boxed: what a future awaits besides what it was given takes its place twice.
+        let (counted, connection) = (lane.connections.clone(), Box::pin(connection));
         tracker.spawn_on(
             async move {
                 connection.await;

@@ -22,8 +22,7 @@ impl JumpStream {
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
         if self.gauge.has_stalled(cx.waker()) {
-            let reason = "the instance took nothing for too long, and other sessions of the connection waited";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the instance took nothing of what was sent for too long"));
         }
         Ok(())
     }

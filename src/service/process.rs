@@ -13,11 +13,12 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the C library keep what sessions free, up to a mebibyte for each thread.
+/// Lets the C library keep a little of what sessions free, for each thread.
 ///
 /// Its default gives memory back to the kernel and faults it in again with every burst of packets, which costs a twentieth of all that a
-/// session takes. The threshold follows the largest block that was ever freed (mallopt(3), M_MMAP_THRESHOLD): freeing one is the way to
+/// session takes. The threshold is twice the largest block that was ever freed (mallopt(3), M_MMAP_THRESHOLD): freeing one is the way to
 /// set it that needs neither the environment nor a call that is not safe.
 pub(super) fn keep_freed_memory() {
-    drop(black_box(Vec::<u8>::with_capacity(black_box(512 * 1024))));
+    const BLOCK: usize = 192 * 1024;
+    drop(black_box(Vec::<u8>::with_capacity(black_box(BLOCK))));
 }

@@ -108,6 +108,8 @@ pub struct Plan {
     /// Open files that the broker may have.
     pub descriptors: Option<u64>,
     pub log_level: &'static str,
+    /// The audit goes to standard output, a pipe that only [`Lab::audit_pipe`] reads.
+    pub audit_to_pipe: bool,
     pub port: u16,
     /// Variables of the broker's.
     pub environment: Vec<(&'static str, String)>,
@@ -123,6 +125,7 @@ impl Default for Plan {
             listen: String::new(),
             descriptors: None,
             log_level: "info",
+            audit_to_pipe: false,
             port: 0,
             environment: Vec::new(),
         }
@@ -140,6 +143,7 @@ pub struct Lab {
     log_level: &'static str,
     environment: Vec<(&'static str, String)>,
     descriptors: Option<u64>,
+    audit_to_pipe: bool,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -178,9 +182,21 @@ impl Lab {
         keygen(&dir.path().join("operator"), &["-t", "ed25519"]);
         let broker_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), broker_port);
-        let (log_level, descriptors, environment) = (plan.log_level, plan.descriptors, plan.environment.clone());
-        let mut lab =
-            Self { broker: None, endpoint, sshds, address, ssh_port, dir, log_level, environment, descriptors, _runtime: runtime };
+        let (log_level, descriptors, audit_to_pipe) = (plan.log_level, plan.descriptors, plan.audit_to_pipe);
+        let environment = plan.environment.clone();
+        let mut lab = Self {
+            broker: None,
+            endpoint,
+            sshds,
+            address,
+            ssh_port,
+            dir,
+            log_level,
+            environment,
+            descriptors,
+            audit_to_pipe,
+            _runtime: runtime,
+        };
         lab.configure(&plan);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ssh-broker"), lab.program_path()).unwrap();
         lab.start_broker();
@@ -230,12 +246,13 @@ impl Lab {
             "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
-             [audit]\npath = \"{dir}/audit.jsonl\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
+             [audit]\npath = \"{audit}\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
             address = self.address,
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
             listen = plan.listen,
+            audit = if plan.audit_to_pipe { "stdout".to_owned() } else { format!("{dir}/audit.jsonl") },
         );
         private(&self.path("broker.toml"), text.as_bytes());
     }
@@ -256,7 +273,7 @@ impl Lab {
             .arg(self.path("broker.toml"))
             .env("RUST_LOG", self.log_level)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::null())
+            .stdout(if self.audit_to_pipe { Stdio::piped() } else { Stdio::null() })
             .stderr(log)
             .spawn()
             .unwrap();
@@ -329,6 +346,11 @@ impl Lab {
             assert!(Instant::now() < deadline, "no such event in {:#?}", self.audit());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The pipe that the audit goes into.
+    pub fn audit_pipe(&mut self) -> std::process::ChildStdout {
+        self.broker.as_mut().unwrap().0.stdout.take().unwrap()
     }
 
     pub fn log(&self) -> String {

@@ -15,6 +15,7 @@ mod grants;
 mod hostile;
 mod lab;
 mod legacy;
+mod memory;
 mod recording;
 mod service;
 mod sessions;

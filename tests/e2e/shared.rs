@@ -67,10 +67,34 @@ fn feed(child: &mut Child) {
     });
 }
 
-/// Every process below this one.
+/// The processes of an instance's sshd that serve its sessions (not what those run), stopped until this is dropped.
+struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    fn stop(listener: u32) -> Self {
+        let frozen = Self(descendants(listener).into_iter().filter_map(|pid| Pid::from_raw(pid as i32)).collect());
+        frozen.signal(Signal::STOP);
+        frozen
+    }
+
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            let _ = kill_process(*pid, signal);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+    }
+}
+
 fn descendants(pid: u32) -> Vec<u32> {
+    let is_sshd = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("sshd"));
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().map(|child| child.parse().unwrap()).flat_map(|child| [vec![child], descendants(child)].concat()).collect()
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok()).filter(is_sshd);
+    children.flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
 #[test]
@@ -96,19 +120,14 @@ fn an_instance_that_takes_nothing_leaves_the_other_target_alone_and_memory_flat(
         .collect();
     shared.assert_alive("ins-b");
     let before = shared.lab.broker().rss();
-    let frozen = descendants(shared.lab.sshds[0].id());
-    let signal = |signal: Signal| {
-        for pid in &frozen {
-            let _ = kill_process(Pid::from_raw(*pid as i32).unwrap(), signal);
-        }
-    };
-    signal(Signal::STOP);
+    let frozen = Frozen::stop(shared.lab.sshds[0].id());
     uploads.iter_mut().for_each(feed);
     std::thread::sleep(Duration::from_secs(3));
     shared.assert_alive("ins-b");
     let grown = shared.lab.broker().rss().saturating_sub(before);
     assert!(grown < 12 * 1024, "{grown} KiB more than before");
-    signal(Signal::CONT);
+    assert!(!frozen.0.is_empty());
+    drop(frozen);
     // And all goes on.
     shared.assert_alive("ins-a");
     uploads.iter_mut().for_each(terminate);

@@ -5,6 +5,8 @@
 
 mod admission;
 mod client;
+mod cloud;
+mod crash;
 mod crowds;
 mod evil;
 mod inner;

@@ -30,7 +30,7 @@ fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
     for (skip, name) in [(1, "base64 behind one byte"), (2, "base64 behind two bytes")] {
         let encoded = Base64::encode_string(&[&vec![0; skip], bytes].concat());
         let inner = encoded.trim_end_matches('=');
-        forms.push((name, inner[4..inner.len() - 2].as_bytes().to_vec()));
+        forms.push((name, inner.as_bytes()[4..inner.len() - 2].to_vec()));
     }
     forms
 }

@@ -1,0 +1,151 @@
+//! A cloud API that fails in every way, and clocks that differ.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use ssh_broker::demo::{Action, Fault, Times};
+
+use super::{bound, good_login, scaled, unharmed};
+use crate::lab::{Lab, Plan, private, terminate, text};
+
+/// Every login asks the API.
+fn forgetful() -> Lab {
+    let extra = "[cache]\nlease_ttl = \"1ms\"\nresolve_ttl = \"1ms\"\nnot_found_ttl = \"1ms\"\n".to_owned();
+    Lab::with(Plan { extra, ..Plan::default() })
+}
+
+/// A session that answers what it is sent, however long it runs.
+struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
+
+impl Running {
+    fn start(lab: &Lab) -> Self {
+        let mut child = lab.program(170, "ssh");
+        child.arg("-F").arg(lab.path("ssh_config")).args(["ins-a", "cat"]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Self(child, out);
+        running.answers();
+        running
+    }
+
+    fn answers(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"still there\n").unwrap();
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        assert_eq!(line, "still there\n");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        terminate(&mut self.0);
+    }
+}
+
+/// Until a login succeeds again.
+fn recovery(lab: &Lab) -> Duration {
+    let started = Instant::now();
+    while !lab.run(&["ins-a", "true"]).status.success() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", lab.log());
+    }
+    started.elapsed()
+}
+
+#[test]
+fn whatever_the_api_does_is_told_costs_few_calls_and_is_over_when_its_cause_is() {
+    let lab = forgetful();
+    let bound = bound(&lab);
+    let mut running = Running::start(&lab);
+    for (fault, code) in [
+        (Fault::Status(500), "api-unavailable"),
+        (Fault::Reset, "api-unavailable"),
+        (Fault::HalfBody, "api-unavailable"),
+        (Fault::HugeBody(10 << 20), "api-unavailable"),
+        (Fault::Body("{\"Response\":".to_owned()), "api-unavailable"),
+        (Fault::Body("[]".to_owned()), "api-unavailable"),
+        (Fault::WrongIds, "api-unavailable"),
+        (Fault::Redirect("http://127.0.0.1:1/".to_owned()), "api-unavailable"),
+        (Fault::Error("InternalError".to_owned()), "api-unavailable"),
+        (Fault::Error("UnauthorizedOperation".to_owned()), "api-denied"),
+        (Fault::Error("ResourceNotFound.InstanceNotFound".to_owned()), "target-refused"),
+    ] {
+        lab.endpoint.fault(Action::GetInstanceAccess, fault.clone(), Times::UntilCleared);
+        let before = lab.endpoint.calls(Action::GetInstanceAccess);
+        let out = lab.run(&["ins-a", "true"]);
+        assert!(text(&out.stderr).contains(&format!("[{code}, ref ")), "{fault:?}: {}", text(&out.stderr));
+        let calls = lab.endpoint.calls(Action::GetInstanceAccess) - before;
+        assert!(calls <= 20, "{fault:?} cost {calls} calls");
+        running.answers();
+        lab.endpoint.clear_faults();
+        let took = recovery(&lab);
+        assert!(took <= Duration::from_secs(2) + bound, "{fault:?}: {took:?} until a login succeeded again");
+    }
+    unharmed(&lab, bound);
+}
+
+#[test]
+fn an_api_that_hangs_or_throttles_for_long_ends_with_its_cause() {
+    let lab = forgetful();
+    let bound = bound(&lab);
+    let mut running = Running::start(&lab);
+    let seconds = scaled(6, 30) as u64;
+    for fault in [Fault::Error("RequestLimitExceeded".to_owned()), Fault::Hang] {
+        lab.endpoint.fault(Action::GetInstanceAccess, fault.clone(), Times::UntilCleared);
+        let before = lab.endpoint.calls(Action::GetInstanceAccess);
+        let mut waiting: Vec<_> =
+            (0..5).map(|_| lab.ssh(&["ins-a", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()).collect();
+        std::thread::sleep(Duration::from_secs(seconds));
+        let calls = lab.endpoint.calls(Action::GetInstanceAccess) - before;
+        assert!(calls <= 20 * seconds, "{fault:?} cost {calls} calls in {seconds} s");
+        assert!(lab.endpoint.max_in_any_second(Action::GetInstanceAccess) <= 20);
+        running.answers();
+        lab.endpoint.clear_faults();
+        let took = recovery(&lab);
+        assert!(took <= Duration::from_secs(7) + bound, "{fault:?}: {took:?} until a login succeeded again");
+        for login in &mut waiting {
+            terminate(login);
+        }
+    }
+    unharmed(&lab, bound);
+}
+
+#[test]
+fn an_endpoint_that_speaks_no_tls_or_has_no_name_is_told() {
+    let mut lab = forgetful();
+    let bound = bound(&lab);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let good = std::fs::read_to_string(lab.path("broker.toml")).unwrap();
+    for endpoint in [format!("https://{address}"), "https://no-such-host.invalid".to_owned(), "https://127.0.0.1:1".to_owned()] {
+        private(&lab.path("broker.toml"), good.replace(&lab.endpoint.url(), &endpoint).as_bytes());
+        lab.restart_broker();
+        let started = Instant::now();
+        let out = lab.run(&["ins-a", "true"]);
+        assert!(text(&out.stderr).contains("[api-unavailable, ref "), "{endpoint}: {}", text(&out.stderr));
+        assert!(started.elapsed() < Duration::from_secs(20) + bound);
+    }
+    private(&lab.path("broker.toml"), good.as_bytes());
+    lab.restart_broker();
+    good_login(&lab);
+}
+
+#[test]
+fn clocks_that_differ_keep_nobody_out() {
+    let lab = forgetful();
+    let bound = bound(&lab);
+    let mut running = Running::start(&lab);
+    for minutes in [4, -4, 6, -6, 0, 60, -60] {
+        lab.endpoint.set_clock_ahead(minutes * 60);
+        let took = good_login(&lab);
+        assert!(took <= 2 * bound, "{minutes} minutes: {took:?}");
+        running.answers();
+    }
+    unharmed(&lab, bound);
+}
