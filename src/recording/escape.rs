@@ -1,79 +1,90 @@
 //! The inside of JSON strings, at the speed of a terminal's output.
 
+/// Bytes looked at and copied in one go.
+const WORD: usize = 8;
+
 /// Appends text as the inside of a JSON string, no more than `room` bytes of it; gives how many bytes of the text that was.
+///
+/// What terminals show has something to escape every few words, so nothing is searched for first: each word is written as it is, and what
+/// follows it goes over what should not have been.
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str, room: usize) -> usize {
-    let end = out.len() + room;
-    out.reserve(room.min(text.len() + 6));
-    let mut rest = text;
-    loop {
-        // No more than there is room for is looked at, so that the copy needs no other bound.
-        let fits = rest.get(..rest.floor_char_boundary(end.saturating_sub(out.len()))).unwrap_or_default();
-        let run = push_plain(out, fits.as_bytes());
-        rest = rest.get(run..).unwrap_or_default();
-        let Some(special) = fits.as_bytes().get(run) else { break };
-        let escape = Escape::of(*special);
-        if out.len() + escape.as_bytes().len() > end {
+    let (bytes, start) = (text.as_bytes(), out.len());
+    // A word more than there may be: an escape is written as one.
+    out.resize(start + room + WORD, 0);
+    let (mut from, mut to, end) = (0, start, start + room);
+    while let Some(word) = bytes.get(from..).and_then(|rest| rest.first_chunk::<WORD>()) {
+        let Some(slot) = out.get_mut(to..end).and_then(|out| out.first_chunk_mut::<WORD>()) else { break };
+        *slot = *word;
+        let specials = specials(u64::from_le_bytes(*word));
+        if specials == 0 {
+            (from, to) = (from + WORD, to + WORD);
+            continue;
+        }
+        let plain = specials.trailing_zeros() as usize / 8;
+        (from, to) = (from + plain, to + plain);
+        if !push_byte(out, bytes, &mut from, &mut to, end) {
             break;
         }
-        out.extend_from_slice(escape.as_bytes());
-        // What has an escape is one byte of ASCII.
-        rest = rest.get(1..).unwrap_or_default();
     }
-    text.len() - rest.len()
+    // The end of the text, or of the room.
+    while push_byte(out, bytes, &mut from, &mut to, end) {}
+    let taken = text.floor_char_boundary(from);
+    out.truncate(to - (from - taken));
+    taken
 }
 
-struct Escape([u8; 6], usize);
-
-impl Escape {
-    fn of(byte: u8) -> Self {
-        let short = |letter| Self([b'\\', letter, 0, 0, 0, 0], 2);
-        match byte {
-            b'\n' => short(b'n'),
-            b'\r' => short(b'r'),
-            b'\t' => short(b't'),
-            0x08 => short(b'b'),
-            0x0c => short(b'f'),
-            b'"' | b'\\' => short(byte),
-            other => {
-                let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-                Self([b'\\', b'u', b'0', b'0', digit(other >> 4), digit(other & 15)], 6)
-            }
-        }
+/// Writes one byte or its escape; `false` when there is none, or no room for it.
+#[inline(always)]
+fn push_byte(out: &mut [u8], bytes: &[u8], from: &mut usize, to: &mut usize, end: usize) -> bool {
+    let Some(byte) = bytes.get(*from) else { return false };
+    let Escape { bytes, len } = match ESCAPES.get(usize::from(*byte)) {
+        Some(escape) if escape.len > 0 => escape,
+        _ => &Escape { bytes: [*byte, 0, 0, 0, 0, 0, 0, 0], len: 1 },
+    };
+    let Some(slot) = out.get_mut(*to..).and_then(|out| out.first_chunk_mut::<WORD>()) else { return false };
+    if *to + len > end {
+        return false;
     }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.0.get(..self.1).unwrap_or_default()
-    }
-}
-
-fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
-}
-
-/// Appends what comes before the first byte that needs an escape, eight bytes in one go; gives its length. Runs are short in what
-/// terminals show, so a search first and a copy behind it would cost more than this.
-fn push_plain(out: &mut Vec<u8>, bytes: &[u8]) -> usize {
-    let before = out.len();
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        out.extend_from_slice(word);
-        let specials = specials(u64::from_le_bytes(*word));
-        if specials != 0 {
-            out.truncate(out.len() - 8 + specials.trailing_zeros() as usize / 8);
-            return out.len() - before;
-        }
-    }
-    let plain = rest.iter().position(|byte| is_special(*byte)).unwrap_or(rest.len());
-    out.extend_from_slice(rest.get(..plain).unwrap_or(rest));
-    out.len() - before
+    *slot = *bytes;
+    (*from, *to) = (*from + 1, *to + len);
+    true
 }
 
 /// The highest bit of each byte that needs an escape. Right for the lowest of them; above it a borrow may set more.
 fn specials(word: u64) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const ONES: u64 = u64::from_le_bytes([1; WORD]);
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
     let below_space = word.wrapping_sub(ONES * 0x20) & !word;
     (below_space | zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64))) & (ONES * 0x80)
+}
+
+#[derive(Clone, Copy)]
+struct Escape {
+    bytes: [u8; WORD],
+    /// 0: needs none.
+    len: usize,
+}
+
+/// By byte; all that need one are ASCII.
+static ESCAPES: [Escape; 128] = escapes();
+
+#[expect(clippy::indexing_slicing, reason = "it runs when the program is built")]
+const fn escapes() -> [Escape; 128] {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    const SHORT: [(u8, u8); 7] = [(b'\n', b'n'), (b'\r', b'r'), (b'\t', b't'), (8, b'b'), (12, b'f'), (b'"', b'"'), (b'\\', b'\\')];
+    let mut escapes = [Escape { bytes: [0; WORD], len: 0 }; 128];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escapes[byte] = Escape { bytes: [b'\\', b'u', b'0', b'0', DIGITS[byte >> 4], DIGITS[byte & 15], 0, 0], len: 6 };
+        byte += 1;
+    }
+    let mut short = 0;
+    while short < SHORT.len() {
+        let (byte, letter) = SHORT[short];
+        escapes[byte as usize] = Escape { bytes: [b'\\', letter, 0, 0, 0, 0, 0, 0], len: 2 };
+        short += 1;
+    }
+    escapes
 }
 
 #[cfg(test)]
@@ -95,7 +106,6 @@ mod tests {
                 let text = format!("{}{c}{c}{}", "é".repeat(before / 3) + &"x".repeat(before % 3), "z".repeat(9));
                 let json = string(&text);
                 assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
-                assert_eq!(push_plain(&mut Vec::new(), text.as_bytes()), text.bytes().position(is_special).unwrap_or(text.len()));
             }
         }
     }

@@ -13,9 +13,9 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// How often the writer looks whether the disk is full while sessions are recorded that must be.
 const LOOK: Duration = Duration::from_millis(500);
 /// What a file has waiting when the writer is called at once.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 128 * 1024;
 /// What a session may have waiting; then it waits itself.
-const MOST_OF_A_SESSION: usize = 1024 * 1024;
+const MOST_OF_A_SESSION: usize = 512 * 1024;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,7 +10,7 @@ use super::queue::{Account, Feed, Queue, Taken, Work};
 /// Descriptors that are kept open, however many files are being written.
 const MOST_OPEN: usize = 128;
 /// Memory that is kept for the next write.
-const MOST_SPARE: usize = 512 * 1024;
+const MOST_SPARE: usize = 256 * 1024;
 
 /// Writes what waits in the queue, until the queue is stopped and empty.
 pub(super) fn run(queue: &Arc<Queue>, dir: PathBuf) {

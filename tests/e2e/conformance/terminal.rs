@@ -19,8 +19,8 @@ fn scene(lab: &Lab, scene: &str, ssh: &str, options: &[&str], command: &[&str]) 
     outcome
 }
 
-const SIZES: &str = "trap 'echo INT' INT; stty -echo size; echo ready; old='24 80'; while ! read -t 0.1 line; do \
-                     new=$(stty size); test \"$new\" = \"$old\" || echo $new; old=$new; done; eval \"$line\"";
+const SIZES: &str = "trap 'echo INT' INT; stty -echo size; echo ready; old='24 80'; while ! read -t 0.1 part; do line=$line$part; \
+                     new=$(stty size); test \"$new\" = \"$old\" || echo $new; old=$new; done; eval \"$line$part\"";
 const KEYS: &str = "stty -echo; trap 'echo INT' INT; trap 'echo QUIT' QUIT; trap 'echo TSTP' TSTP; echo ready; \
                     while IFS= read -r line || [ $? -gt 128 ]; do test -z \"$line\" || echo \"<$line>\"; line=; done; echo ended";
 const ECHO: &str = "echo ready; read -r line; read -r line2; echo \"<$line$line2>\"";
