@@ -7,19 +7,22 @@ use tokio_util::io::poll_read_buf;
 
 use super::{Buffer, Leg, Received, TransportError};
 
-/// Bytes asked of the stream at once.
-const READ: usize = 64 * 1024;
+/// Bytes asked of the stream at once: few to begin with, for most sessions never move more, and many for those that fill what they ask for.
+const FIRST_READ: usize = 4 * 1024;
+const MOST_READ: usize = 64 * 1024;
 
 /// A leg on its stream. Every method may be cancelled: what was read or is to be written stays in the leg.
 pub struct Connection<S> {
     pub leg: Leg,
     stream: S,
     scratch: Buffer,
+    /// What the next read asks for.
+    ask: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(leg: Leg, stream: S) -> Self {
-        Self { leg, stream, scratch: Buffer::default() }
+        Self { leg, stream, scratch: Buffer::default(), ask: FIRST_READ }
     }
 
     pub fn stream(&self) -> &S {
@@ -29,8 +32,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Reads more from the peer; `false` when it has closed its side.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, TransportError>> {
         let received = self.leg.received();
-        received.reserve(READ);
+        received.reserve(self.ask);
+        let room = received.capacity() - received.len();
         let n = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, received))?;
+        if n == room {
+            self.ask = (self.ask * 4).min(MOST_READ);
+        }
         Poll::Ready(Ok(n > 0))
     }
 
@@ -120,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Gives idle memory back.
     pub fn release_idle_memory(&mut self) {
         self.scratch = Buffer::default();
+        self.ask = FIRST_READ;
         self.leg.outgoing().release_if_empty();
         if self.leg.received().is_empty() {
             *self.leg.received() = bytes::BytesMut::new();
