@@ -135,6 +135,16 @@ fn ways_in_without_a_jump() {
         assert_eq!((out.status.code(), text(&out.stdout)), (Some(7), "in\n".to_owned()), "{option}: {}", text(&out.stderr));
     };
     through(&format!("ProxyCommand=ssh -F {config} -W %h:%p broker"));
+    // With what OpenSSH 6.5 has of the algorithms that the broker takes, on both connections.
+    let of_2014 = ["KexAlgorithms=curve25519-sha256@libssh.org", "Ciphers=aes128-gcm@openssh.com", "HostKeyAlgorithms=ssh-ed25519"];
+    let of_2014 = of_2014.map(|option| format!("-o {option}")).join(" ");
+    let key = std::fs::read_to_string(lab.path("state/session_ed25519.pub")).unwrap();
+    let known = std::fs::read_to_string(lab.path("known_hosts")).unwrap();
+    std::fs::write(lab.path("known_plain"), format!("{known}ins-a {key}")).unwrap();
+    let trust = format!("-o UserKnownHostsFile={}", lab.path("known_plain").display());
+    let script = format!("ssh -F {config} {of_2014} {trust} -o 'ProxyCommand=ssh -F {config} {of_2014} -W %h:%p broker' ins-a 'exit 9'");
+    let out = lab.program(30, "sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(out.status.code(), Some(9), "{}", text(&out.stderr));
     let out = same("a forwarded port", |way| match way {
         "direct" => Outcome::of(&lab.run(&[way, "echo in; exit 7"])),
         _ => forwards::through_a_forwarded_port(&lab, "ins-a", "echo in; exit 7"),
