@@ -69,6 +69,8 @@ impl Asker {
 pub struct Located {
     pub target: Target,
     pub lease: Option<Lease>,
+    /// Whether it is so for every asker. Of an instance that several fleets have, each is led to the one where they may reach it.
+    pub for_all: bool,
 }
 
 /// The cloud API, uncached: every call may cost quota.
