@@ -145,6 +145,15 @@ fn shown(host: &str) -> String {
     host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// What a forward is for. A number that is no port, which SSH has room for, is refused as a name that is no target's: with a sentence, and
+/// in the audit.
+fn forwarded(name: Result<TargetName, Failure>, port: u32) -> (Result<TargetName, Failure>, u16) {
+    match u16::try_from(port) {
+        Ok(port) => (name, port),
+        Err(_) => (name.and_then(|_| Err(Failure::new(Code::TargetName, format!("there is no port {port}")))), 0),
+    }
+}
+
 /// Whose connection is gone, so are their forwards.
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -230,10 +239,7 @@ impl Handler for Connection {
             self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
-        let Ok(port) = u16::try_from(port) else {
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
-            return Ok(());
-        };
+        let (name, port) = forwarded(name, port);
         let gone = CancellationToken::new();
         self.forwards.retain(|_, gone| !gone.is_cancelled());
         self.forwards.insert(channel.id(), gone.clone());
@@ -320,5 +326,24 @@ impl Handler for Connection {
 
     fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
         self.jumps.window(channel, gauge::window(self.shared.pipe()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::FleetAliases;
+
+    #[test]
+    fn a_number_that_is_no_port_is_told_of_and_what_was_wrong_before_it_stays() {
+        let name = || TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!());
+        assert!(matches!(forwarded(name(), 65_535), (Ok(_), 65_535)));
+        for port in [65_536, 65_536 + 22, u32::MAX] {
+            let (refused, _) = forwarded(name(), port);
+            let failure = refused.unwrap_err();
+            assert_eq!((failure.code, failure.text), (Code::TargetName, format!("there is no port {port}")));
+        }
+        let full = || Err(Failure::new(Code::BrokerBusy, "full"));
+        assert_eq!(forwarded(full(), 65_536).0.unwrap_err().code, Code::BrokerBusy);
     }
 }
