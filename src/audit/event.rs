@@ -135,7 +135,8 @@ pub enum Event {
     /// By an administrator: the next key that the instance shows is pinned in its place.
     #[serde(rename = "host_key.forgotten")]
     HostKeyForgotten { fingerprint: Text },
-    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`.
+    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`,
+    /// and before that `target.denied` where policy says no.
     #[serde(rename = "doctor.started")]
     DoctorStarted { typed: Text },
     /// What an operator said to the broker itself.

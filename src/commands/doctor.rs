@@ -9,7 +9,7 @@ use super::plain::plain;
 use super::table::Table;
 use crate::access::{Code, Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{BoxFuture, Broker, Opened, Step, Upstream, Witness};
+use crate::broker::{BoxFuture, Broker, NotOpened, Opened, Step, Upstream, Witness};
 
 /// For the audit to keep that the way is tried.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -71,7 +71,10 @@ pub(super) async fn doctor<U: Upstream>(broker: &Broker<U>, audit: &Audit, name:
     let opened = asked.in_time(&asker, async { Ok(broker.open(&asked.operator, name, &asker, &probe).await) }).await;
     let opened = match opened {
         Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(refused)) => Err(refused.failure),
+        Ok(Err(refused)) => {
+            probe.refused(&refused);
+            Err(refused.failure)
+        }
         Err(failure) => Err(failure),
     };
     let Learned { steps, notes, events } = probe.learned.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -181,6 +184,19 @@ struct Learned {
 impl Probe<'_> {
     fn learn(&self, learn: impl FnOnce(&mut Learned)) {
         learn(&mut self.learned.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A denied way is in the audit as a denied session is.
+    fn refused(&self, NotOpened { target, denied, .. }: &NotOpened) {
+        let Some(denied) = denied else { return };
+        let event = Event::TargetDenied { typed: self.typed.clone(), reason: denied.to_string().as_str().into() };
+        match target {
+            Some(target) => self.event(target, event),
+            None => {
+                let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                self.learn(|learned| learned.events.push((subject, event)));
+            }
+        }
     }
 
     fn event(&self, target: &Target, event: Event) {

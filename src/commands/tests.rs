@@ -123,7 +123,11 @@ impl Desk {
             let (operators, targets) = (OperatorPattern::parse(operator).unwrap(), TargetPattern::parse(targets).unwrap());
             GrantRule::new(vec![operators], vec![targets], Capabilities::default_allow())
         };
-        let policy = Policy::new(BTreeMap::new(), vec![rule("alice", "fleet-a/*"), rule("bob", "fleet-b/ins-b*")]).unwrap();
+        Self::with(fake, vec![rule("alice", "fleet-a/*"), rule("bob", "fleet-b/ins-b*")])
+    }
+
+    fn with(fake: impl Fn() -> Fake, rules: Vec<GrantRule>) -> Self {
+        let policy = Policy::new(BTreeMap::new(), rules).unwrap();
         let policy = policy.with_administrators(vec![OperatorPattern::parse("alice").unwrap()]).unwrap();
         let state = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(state.path()).unwrap();
@@ -198,6 +202,31 @@ async fn every_command_is_in_the_audit_with_its_exit_status() {
     assert!(started.iter().all(|event| event["event"] == "doctor.started"));
     assert!(events.iter().all(|event| event["ref"].is_string() && event["source"] == "192.0.2.1:1"));
     assert_eq!((&events[16]["words"], &events[16]["exit_status"]), (&"frobnicate\x1b[2J".into(), &2.into()));
+}
+
+#[tokio::test]
+async fn a_doctor_that_policy_denies_is_in_the_audit_as_that() {
+    let desk = Desk::new(cloud);
+    for name in ["ins-a1", "ins-b2", "ins-b9"] {
+        assert_eq!(desk.says("bob", &format!("doctor {name}")).await.exit, 1);
+    }
+    let lines = desk.audit().into_iter();
+    let told: Vec<_> = lines.map(|line| (line["event"].clone(), line["typed"].clone(), line["fleet"].clone())).collect();
+    let (none, text) = (serde_json::Value::Null, |text: &str| serde_json::Value::from(text));
+    assert_eq!(
+        told,
+        [
+            // No grant is for such a name, so nothing was asked.
+            (text("target.denied"), text("ins-a1"), none.clone()),
+            (text("command.run"), none.clone(), none.clone()),
+            (text("doctor.started"), text("ins-b2"), none.clone()),
+            (text("target.denied"), text("ins-b2"), text("fleet-a")),
+            (text("command.run"), none.clone(), none.clone()),
+            // It is not there: that is no denial.
+            (text("doctor.started"), text("ins-b9"), none.clone()),
+            (text("command.run"), none.clone(), none),
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
