@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::access::{
-    Capabilities, FleetId, Grant, GrantRule, GrantedPort, InstanceId, Lease, OperatorName, OperatorPattern, Restrictions, Target,
-    TargetPattern,
+    Capabilities, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorName, OperatorPattern,
+    Restrictions, Target, TargetPattern, Zone,
 };
 use crate::broker::{Connected, Leased, Leases, Listed, Listing, Phases, Scopes, Step, Unreached, Witness};
 use crate::door::Commands;
@@ -227,6 +227,40 @@ async fn a_doctor_that_policy_denies_is_in_the_audit_as_that() {
             (text("command.run"), none.clone(), none),
         ]
     );
+}
+
+/// Where it is never Tuesday.
+#[derive(Debug)]
+struct Mondays;
+
+impl Zone for Mondays {
+    fn local(&self, _: std::time::SystemTime) -> LocalMinute {
+        LocalMinute { weekday: 0, minute: 600 }
+    }
+}
+
+fn never() -> Hours {
+    Hours::parse("tue 00:00-24:00 Nowhere", |_| Some(Arc::new(Mondays))).unwrap()
+}
+
+#[tokio::test]
+async fn why_tells_the_grants_that_count_from_those_that_do_not() {
+    let rule = |target: &str| {
+        let targets = vec![TargetPattern::parse(target).unwrap()];
+        GrantRule::new(vec![OperatorPattern::Anyone], targets, Capabilities::default_allow())
+    };
+    let elsewhere = GrantRule { from: vec![Network::parse("10.0.0.0/8").unwrap()], ..rule("fleet-a/ins-*") };
+    let late = GrantRule { hours: vec![never()], ..rule("fleet-*/*") };
+    let desk = Desk::with(cloud, vec![elsewhere.clone(), late.clone(), rule("ins-a*")]);
+    let said = desk.says("bob", "why ins-a1").await;
+    let could = "1 of yours could match: ins-a*; not now: fleet-a/ins-* (for other addresses), fleet-*/* (outside its hours)";
+    assert!(said.exit == 0 && said.out.contains(could), "{said:?}");
+    let matches = said.out.lines().find(|line| line.starts_with("matches")).unwrap();
+    assert!(matches.ends_with(" ins-a*"), "{matches}");
+    let said = Desk::with(cloud, vec![elsewhere]).says("bob", "why ins-a1").await;
+    let none =
+        "none of yours that are for such a name counts now: the cloud API is not asked; not now: fleet-a/ins-* (for other addresses)";
+    assert!(said.exit == 1 && said.out.contains(none), "{said:?}");
 }
 
 #[tokio::test(start_paused = true)]
