@@ -183,7 +183,7 @@ impl Acceptor {
             attempts: arrival.attempts.clone(),
             name: None,
             outer: arrival.outer.clone(),
-            channels: SessionChannels::new(reached),
+            channels: SessionChannels::new(reached, arrival.outer.commands.clone()),
             jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),

@@ -57,6 +57,8 @@ pub(super) struct SessionChannels {
     reached: SocketAddr,
     waiting: HashMap<ChannelId, Waiting>,
     open: Arc<Tally<()>>,
+    /// Those of them whose words are being answered: the connection is not idle.
+    running: Arc<Tally<()>>,
 }
 
 struct Waiting {
@@ -66,8 +68,8 @@ struct Waiting {
 }
 
 impl SessionChannels {
-    pub(super) fn new(reached: SocketAddr) -> Self {
-        Self { reached, waiting: HashMap::new(), open: Tally::new() }
+    pub(super) fn new(reached: SocketAddr, running: Arc<Tally<()>>) -> Self {
+        Self { reached, waiting: HashMap::new(), open: Tally::new(), running }
     }
 
     /// Whether there is room for one more. Without its half for reading the library drops what the client sends in: nothing waits.
@@ -103,7 +105,7 @@ impl SessionChannels {
         let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
         let name = operator.name.clone();
         let line = CommandLine { operator, words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
-        let shared = shared.clone();
+        let (shared, running) = (shared.clone(), self.running.take((), PER_CONNECTION));
         shared.clone().tracker.spawn(async move {
             let Waiting { channel, pty, permit } = waiting;
             let said = said(&shared, name, line).await;
@@ -122,7 +124,7 @@ impl SessionChannels {
                 tracing::debug!("an operator's client did not take the answer of a command");
             }
             let _ = channel.close().await;
-            drop(permit);
+            drop((permit, running));
         });
         Ok(())
     }
@@ -143,7 +145,11 @@ async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Sai
     if let Err(error) = shared.audit.record(&Subject::operator(&line.operator), event).await {
         tracing::error!(%error, "a refused command could not be written to the audit");
     }
-    Said { err: format!("ssh-broker: {refusal}\n"), exit: FAILED, ..Said::default() }
+    failed(&refusal)
+}
+
+fn failed(sentence: &str) -> Said {
+    Said { err: format!("ssh-broker: {sentence}\n"), exit: FAILED, ..Said::default() }
 }
 
 async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {
