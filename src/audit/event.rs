@@ -142,6 +142,9 @@ pub enum Event {
     /// What an operator said to the broker itself.
     #[serde(rename = "command.run")]
     CommandRun { words: Text, exit_status: u32 },
+    /// Something of ours panicked over a command, which ended with it.
+    #[serde(rename = "command.crashed")]
+    CommandCrashed { words: Text },
     #[serde(rename = "session.opened")]
     SessionOpened {
         client: Text,

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use russh::server::{Msg, Session};
 use russh::{Channel, ChannelId, ChannelWriteHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -12,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::door::Shared;
 use super::tally::{Tally, TallyPermit};
 use crate::access::{FleetAliases, Operator, OperatorName};
-use crate::audit::{Event, Subject, Text};
+use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::BoxFuture;
 
 /// What an operator says to the broker itself.
@@ -137,7 +139,7 @@ const STDERR: u32 = 1;
 async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Said {
     let busy = || format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]");
     let refusal = match (shared.is_draining(), shared.commands_by_operator.take(operator, PER_OPERATOR)) {
-        (false, Some(_permit)) => return shared.commands.run(line).await,
+        (false, Some(_permit)) => return run_alone(&*shared.commands, &shared.audit, line).await,
         (true, _) => "the broker is about to stop; connect again in a moment [broker-draining]".to_owned(),
         (false, None) => busy(),
     };
@@ -148,10 +150,69 @@ async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Sai
     failed(&refusal)
 }
 
+/// A panic ends this command alone, and is told.
+async fn run_alone(commands: &dyn Commands, audit: &Audit, line: CommandLine) -> Said {
+    let (subject, words) = (Subject::operator(&line.operator), Text::new(&line.words));
+    let answered = AssertUnwindSafe(async { commands.run(line).await }).catch_unwind().await;
+    match answered {
+        Ok(said) => said,
+        Err(_panic) => {
+            tracing::error!(operator = subject.operator.as_deref(), ?words, "a command ended in a panic");
+            if let Err(error) = audit.record(&subject, Event::CommandCrashed { words }).await {
+                tracing::error!(%error, "the crash of a command could not be written to the audit");
+            }
+            failed("something in the broker failed over this command; its log has more [broker-busy]")
+        }
+    }
+}
+
 fn failed(sentence: &str) -> Said {
     Said { err: format!("ssh-broker: {sentence}\n"), exit: FAILED, ..Said::default() }
 }
 
 async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {
     Ok(to.write_all(text.as_bytes()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Restrictions;
+
+    struct Panics;
+
+    impl Commands for Panics {
+        fn run(&self, line: CommandLine) -> BoxFuture<'static, Said> {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                panic!("hunter2 {:?}", line.words)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_command_alone_and_is_in_the_audit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let config = crate::audit::Config { path: crate::audit::Sink::File(path.clone()), queue: 10, sync: false };
+        let (audit, writer) = Audit::start(&config, Box::new(|_| {})).unwrap();
+        let operator = Operator {
+            name: OperatorName::parse("alice").unwrap(),
+            key: "k".into(),
+            source: "192.0.2.1:7".parse().unwrap(),
+            restrictions: Restrictions::default(),
+        };
+        let reached = "192.0.2.9:2222".parse().unwrap();
+        let line = CommandLine { operator, words: b"doctor ins-a".to_vec(), reached, aliases: FleetAliases::default() };
+        let said = run_alone(&Panics, &audit, line).await;
+        assert!(said.exit == FAILED && said.out.is_empty() && said.err.starts_with("ssh-broker: ") && !said.err.contains("hunter2"));
+        drop(audit);
+        writer.join().unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&line["event"], &line["words"], &line["operator"]),
+            (&"command.crashed".into(), &"doctor ins-a".into(), &"alice".into())
+        );
+    }
 }
