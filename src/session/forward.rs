@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use super::{Running, SessionRunner, expiry, ms};
 use crate::access::{Code, Reference};
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Reached};
-use crate::door::{ByteStream, Forward, PendingChannel, Refusal};
+use crate::door::{Forward, PendingChannel, Refusal};
 use crate::quick_ack::QuickAck;
 
 /// For what an operator that is gone had sent before.
 const LINGER: Duration = Duration::from_secs(5);
 const KIND: &str = "tcp";
+/// How the audit names the end that the operator's client brought.
+const LEFT: &str = "operator: closed the channel";
 
 impl SessionRunner {
     /// Raw TCP to a port of the target beside its SSH.
@@ -59,7 +62,8 @@ impl SessionRunner {
             _ => Refusal::ConnectFailed,
         };
         let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
-        channel.refuse(kind, refused.failure.sentence(typed, reference)).await;
+        // A connection that takes no answer is left to its own end.
+        let _ = tokio::time::timeout(self.config.handshake, channel.refuse(kind, refused.failure.sentence(typed, reference))).await;
         owed.record_rest().await;
     }
 
@@ -99,7 +103,7 @@ impl SessionRunner {
         let _entry = self.live.enter(running.clone());
         let mut relay = Relay::default();
         let reason = tokio::select! {
-            reason = self.relay(&mut relay, &running, channel.accept().await, stream, &gone) => reason,
+            reason = self.relay(&mut relay, &running, channel, stream, &gone) => reason,
             reason = flow.lost() => reason,
         };
         for event in flow.end(relay.bytes_up(), relay.bytes_down()).await {
@@ -126,18 +130,30 @@ impl SessionRunner {
         &self,
         relay: &mut Relay,
         running: &Running,
-        mut operator: Box<dyn ByteStream>,
+        channel: Box<dyn PendingChannel>,
         mut instance: QuickAck,
         gone: &CancellationToken,
     ) -> String {
         let orders = running.orders();
+        let mut ordered = pin!(async {
+            tokio::select! {
+                farewell = orders.ended() => farewell,
+                () = expiry::watch(running, self.config.clock) => orders.ended().await,
+            }
+        });
+        // The connection that takes the answer may be held up by another of its channels.
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.config.handshake, channel.accept()) => accepted,
+            farewell = &mut ordered => return farewell.reason,
+            () = gone.cancelled() => return LEFT.to_owned(),
+        };
+        let Ok(mut operator) = accepted else { return "operator: the connection did not take the answer in time".to_owned() };
         let ended = tokio::select! {
             ended = relay.run(&mut operator, &mut instance) => ended,
-            farewell = orders.ended() => return farewell.reason,
-            () = expiry::watch(running, self.config.clock) => return orders.ended().await.reason,
+            farewell = &mut ordered => return farewell.reason,
             () = gone.cancelled() => {
                 let _ = tokio::time::timeout(LINGER, relay.finish_up(&mut operator, &mut instance)).await;
-                return "operator: closed the channel".to_owned();
+                return LEFT.to_owned();
             }
         };
         match ended {

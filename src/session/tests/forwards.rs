@@ -1,0 +1,106 @@
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::door::{ByteStream, PendingChannel, Refusal};
+
+/// A channel of a connection that takes no answer.
+struct Unanswered {
+    refused: Arc<AtomicBool>,
+}
+
+impl PendingChannel for Unanswered {
+    fn accept(self: Box<Self>) -> BoxFuture<'static, Box<dyn ByteStream>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn refuse(self: Box<Self>, _: Refusal, _: String) -> BoxFuture<'static, ()> {
+        self.refused.store(true, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A forward by such a channel to a port where somebody listens.
+struct Asked {
+    ends: JoinHandle<()>,
+    listener: TcpListener,
+    gone: CancellationToken,
+    refused: Arc<AtomicBool>,
+}
+
+async fn forward(house: &House) -> Asked {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (gone, refused) = (CancellationToken::new(), Arc::<AtomicBool>::default());
+    let forward = Forward {
+        operator: operator(),
+        client_version: "SSH-2.0-x".to_owned(),
+        typed: "ins-a".to_owned(),
+        name: TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!()),
+        port: listener.local_addr().unwrap().port(),
+        channel: Box::new(Unanswered { refused: refused.clone() }),
+        gone: gone.clone(),
+    };
+    Asked { ends: tokio::spawn(house.runner.forward(forward)), listener, gone, refused }
+}
+
+/// A broker with a cloud that leases.
+fn leasing(handshake: Duration) -> House {
+    build(false, true, Recording::default(), Config { handshake, ..Config::default() })
+}
+
+/// Looks until it is so.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), looking).await.unwrap();
+}
+
+async fn ended(ends: JoinHandle<()>) {
+    tokio::time::timeout(Duration::from_secs(30), ends).await.unwrap().unwrap();
+}
+
+async fn the_one_that_runs(house: &House) -> Arc<Running> {
+    let live = house.runner.0.live();
+    until(|| live.list().len() == 1).await;
+    live.list()[0].clone()
+}
+
+/// Why the forward ended.
+async fn reason(house: &House) -> String {
+    until(|| house.lines.events().last().is_some_and(|event| event == "forward.closed")).await;
+    let text = String::from_utf8(house.lines.bytes.lock().unwrap().clone()).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    last["reason"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_waited_for_until_somebody_ends_it() {
+    let house = leasing(Duration::from_secs(600));
+    let Asked { ends, listener: _listener, .. } = forward(&house).await;
+    the_one_that_runs(&house).await.end(&Failure::new(Code::SessionEnded, "an administrator ended it"));
+    ended(ends).await;
+    assert_eq!(reason(&house).await, "broker: session-ended: an administrator ended it");
+
+    let Asked { ends, gone, listener: _listener, .. } = forward(&house).await;
+    the_one_that_runs(&house).await;
+    gone.cancel();
+    ended(ends).await;
+    assert_eq!(reason(&house).await, "operator: closed the channel");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_not_waited_for_for_ever() {
+    let house = leasing(Duration::from_millis(20));
+    let Asked { ends, listener: _listener, .. } = forward(&house).await;
+    ended(ends).await;
+    assert_eq!(reason(&house).await, "operator: the connection did not take the answer in time");
+    // The same for a refusal.
+    let Asked { ends, listener, refused, .. } = forward(&house).await;
+    drop(listener);
+    ended(ends).await;
+    assert!(refused.load(Ordering::SeqCst));
+}
