@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::opening::out_of_time;
-use super::recorded::Flow;
+use super::recorded::{Flow, end_unused};
 use super::relay::{Broken, Relay};
 use super::trail::{Owed, Trail};
 use super::{Running, SessionRunner, expiry, ms};
@@ -14,6 +14,7 @@ use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Reached};
 use crate::door::{Forward, PendingChannel, Refusal};
 use crate::quick_ack::QuickAck;
+use crate::recording::Tape;
 
 /// For what an operator that is gone had sent before.
 const LINGER: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ impl SessionRunner {
         let mut owed = trail.into_owed();
         match reached {
             Some(Ok(reached)) => self.forward(reached, (subject, typed, port), started, channel, gone, owed).await,
-            Some(Err(refused)) => self.refuse_forward(&subject, &typed, &refused, channel, owed).await,
+            Some(Err(refused)) => self.refuse_forward(&subject, &typed, &refused, channel, owed, None).await,
             None => {
                 // Nobody is there to read anything.
                 let (typed, reason) = (Text::new(typed.as_bytes()), "the operator's client left".into());
@@ -53,7 +54,15 @@ impl SessionRunner {
         }
     }
 
-    async fn refuse_forward(&self, subject: &Subject, typed: &str, refused: &NotOpened, channel: Box<dyn PendingChannel>, mut owed: Owed) {
+    async fn refuse_forward(
+        &self,
+        subject: &Subject,
+        typed: &str,
+        refused: &NotOpened,
+        channel: Box<dyn PendingChannel>,
+        mut owed: Owed,
+        tape: Option<Tape>,
+    ) {
         owed.push(Self::refusal(subject, typed, refused));
         owed.record_now();
         let kind = match refused.failure.code {
@@ -64,6 +73,7 @@ impl SessionRunner {
         let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
         // A connection that takes no answer is left to its own end.
         let _ = tokio::time::timeout(self.config.handshake, channel.refuse(kind, refused.failure.sentence(typed, reference))).await;
+        end_unused(tape, subject, &mut owed).await;
         owed.record_rest().await;
     }
 
@@ -90,11 +100,10 @@ impl SessionRunner {
         };
         let tape = match self.record(&grant, &typed, &subject, &mut owed).await {
             Ok(tape) => tape,
-            Err(failure) => return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed).await,
+            Err(failure) => return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed, None).await,
         };
-        owed.push((subject.clone(), opened));
-        if let Err(failure) = owed.record_in_time().await {
-            return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed).await;
+        if let Err(failure) = owed.record_opened((subject.clone(), opened)).await {
+            return self.refuse_forward(&subject, &typed, &failure.into(), channel, owed, tape).await;
         }
         tracing::info!(session = ?subject.reference, target = %grant.target(), operator = %grant.operator().name, port, "forward opened");
         drop(lease);

@@ -101,8 +101,17 @@ impl Owed {
         }
     }
 
-    /// All of it, or why there will be no session.
-    pub(super) async fn record_in_time(&mut self) -> Result<(), Failure> {
+    /// All of it, and at last that it is open; or why there will be no session, which then has not been open.
+    pub(super) async fn record_opened(&mut self, opened: (Subject, Event)) -> Result<(), Failure> {
+        self.events.push_back(opened);
+        let recorded = self.record_in_time().await;
+        if recorded.is_err() {
+            self.events.pop_back();
+        }
+        recorded
+    }
+
+    async fn record_in_time(&mut self) -> Result<(), Failure> {
         let recorded = tokio::time::timeout(PATIENCE, async {
             while let Some((subject, event)) = self.events.front() {
                 self.audit.record(subject, event.clone()).await?;

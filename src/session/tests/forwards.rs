@@ -3,6 +3,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::access::RecordMode;
 use crate::door::{ByteStream, PendingChannel, Refusal};
 
 /// A channel of a connection that takes no answer.
@@ -77,6 +78,17 @@ async fn reason(house: &House) -> String {
     last["reason"].as_str().unwrap().to_owned()
 }
 
+/// The sink of the audit takes nothing more, and its queue is full.
+fn stall(audit: &Audit, lines: &Lines) {
+    let filler = || audit.try_record(&Subject::default(), Event::ConnectionCrashed {});
+    lines.blocks.store(true, Ordering::SeqCst);
+    filler().unwrap();
+    while audit.health().waiting > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    while filler().is_ok() {}
+}
+
 #[tokio::test]
 async fn an_answer_that_nobody_takes_is_waited_for_until_somebody_ends_it() {
     let house = leasing(Duration::from_secs(600));
@@ -103,4 +115,20 @@ async fn an_answer_that_nobody_takes_is_not_waited_for_for_ever() {
     drop(listener);
     ended(ends).await;
     assert!(refused.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn what_the_audit_keeps_from_beginning_was_never_open_and_its_recording_ends() {
+    let recording = Recording { mode: RecordMode::Required, input: false };
+    let house = build(false, true, recording, Config { handshake: Duration::from_millis(20), ..Config::default() });
+    let (audit, lines) = (house.audit.clone(), house.lines.clone());
+    *house.at_lease.lock().unwrap() = Some(Box::new(move || stall(&audit, &lines)));
+    let Asked { ends, refused, listener: _listener, .. } = forward(&house).await;
+    until(|| refused.load(Ordering::SeqCst)).await;
+    house.lines.blocks.store(false, Ordering::SeqCst);
+    ended(ends).await;
+    until(|| house.audit.health().waiting == 0 && house.lines.events().last().is_some_and(|event| event == "recording.ended")).await;
+    let mut events = house.lines.events();
+    events.retain(|event| event != "connection.crashed");
+    assert_eq!(events, ["session.started", "lease.fetched", "recording.started", "target.failed", "recording.ended"]);
 }
