@@ -139,12 +139,23 @@ impl SessionRunner {
         tape: Option<Tape>,
     ) {
         let _entry = self.live.enter(running.clone());
+        running.answering(self.carry(downstream, upstream, &running, tape)).await;
+    }
+
+    /// To its end, which is told.
+    async fn carry(
+        &self,
+        downstream: Connection<Box<dyn crate::door::ByteStream>>,
+        upstream: Connection<QuickAck>,
+        running: &Running,
+        tape: Option<Tape>,
+    ) {
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
         let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
         let ended = tokio::select! {
             ended = &mut splice => ended,
-            () = expiry::watch(&running, self.config.clock) => splice.await,
+            () = expiry::watch(running, self.config.clock) => splice.await,
         };
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {

@@ -107,12 +107,25 @@ impl SessionRunner {
         }
         tracing::info!(session = ?subject.reference, target = %grant.target(), operator = %grant.operator().name, port, "forward opened");
         drop(lease);
-        let mut flow = Flow::begin(tape, KIND, &format!("{}:{port}", grant.target()));
+        let flow = Flow::begin(tape, KIND, &format!("{}:{port}", grant.target()));
         let running = Arc::new(Running::new(subject, grant, typed, started).on_port(port));
         let _entry = self.live.enter(running.clone());
+        running.answering(self.carry_forward(&running, (port, started), channel, stream, gone, flow)).await;
+    }
+
+    /// To its end, which is told.
+    async fn carry_forward(
+        &self,
+        running: &Running,
+        (port, started): (u16, Instant),
+        channel: Box<dyn PendingChannel>,
+        stream: QuickAck,
+        gone: CancellationToken,
+        mut flow: Flow,
+    ) {
         let mut relay = Relay::default();
         let reason = tokio::select! {
-            reason = self.relay(&mut relay, &running, channel, stream, &gone) => reason,
+            reason = self.relay(&mut relay, running, channel, stream, &gone) => reason,
             reason = flow.lost() => reason,
         };
         for event in flow.end(relay.bytes_up(), relay.bytes_down()).await {

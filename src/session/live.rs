@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -73,6 +75,17 @@ impl Running {
         self.granted.subscribe()
     }
 
+    /// Does the session's work, all of it in one task, and answers as long as that turns: also when what it carried has ended, and it waits
+    /// for its recording or the audit to take the end. A slow disk is no reason to end a broker.
+    pub(super) async fn answering<T>(&self, work: impl Future<Output = T>) -> T {
+        let (orders, mut work) = (self.orders(), pin!(work));
+        poll_fn(|cx| {
+            let _ = orders.poll(cx);
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
     /// Asks it whether it still runs.
     pub fn ask(&self, round: u64) {
         self.orders.ask(round);
@@ -119,8 +132,6 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
     use crate::access::{
         Capabilities, Code, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, RecordMode, Recording,

@@ -132,3 +132,21 @@ async fn what_the_audit_keeps_from_beginning_was_never_open_and_its_recording_en
     events.retain(|event| event != "connection.crashed");
     assert_eq!(events, ["session.started", "lease.fetched", "recording.started", "target.failed", "recording.ended"]);
 }
+
+#[tokio::test]
+async fn one_that_waits_for_the_audit_at_its_end_is_alive() {
+    let house = leasing(Duration::from_secs(600));
+    let Asked { ends, listener: _listener, .. } = forward(&house).await;
+    let running = the_one_that_runs(&house).await;
+    stall(&house.audit, &house.lines);
+    running.end(&Failure::new(Code::SessionEnded, "an administrator ended it"));
+    for round in 1..=3 {
+        // It has ended all that it has to end meanwhile.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        running.ask(round);
+        until(|| running.answered() >= round).await;
+    }
+    assert!(!ends.is_finished());
+    house.lines.blocks.store(false, Ordering::SeqCst);
+    ended(ends).await;
+}
