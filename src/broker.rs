@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::access::{Denied, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+use crate::access::{
+    Code, Denied, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName,
+};
 
 pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
@@ -62,6 +64,14 @@ impl Asker {
 
     pub fn place(&self) -> Arc<QueuePlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it is told when its deadline passes before there is an answer.
+    pub fn out_of_time(&self) -> Failure {
+        match self.place().ahead() {
+            Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
+            None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
+        }
     }
 }
 

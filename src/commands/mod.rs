@@ -98,11 +98,7 @@ impl Asked {
 
     /// The outcome in time, or why there is none.
     async fn in_time<T>(&self, asker: &Asker, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let out_of_time = || match asker.place().ahead() {
-            Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
-            None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
-        };
-        tokio::time::timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(out_of_time()))
+        tokio::time::timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(asker.out_of_time()))
     }
 
     /// The log has the chain under the reference that the operator reads.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::opening::out_of_time;
 use super::recorded::{Flow, end_unused};
 use super::relay::{Broken, Relay};
 use super::trail::{Owed, Trail};
@@ -35,7 +34,7 @@ impl SessionRunner {
                 let reaching = self.broker.reach(&operator, (name, port), &asker, &trail);
                 tokio::select! {
                     reached = tokio::time::timeout_at(asker.deadline.into(), reaching) => {
-                        Some(reached.unwrap_or_else(|_| Err(out_of_time(&asker))))
+                        Some(reached.unwrap_or_else(|_| Err(asker.out_of_time().into())))
                     }
                     () = gone.cancelled() => None,
                 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::recorded::end_unused;
 use super::trail::{Owed, Trail};
 use super::{SessionRunner, broken, ms};
-use crate::access::{Code, Failure, Grant, Reference, TargetName};
+use crate::access::{Failure, Grant, Reference, TargetName};
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Opened};
 use crate::door::{ByteStream, Jump};
@@ -59,7 +59,7 @@ impl Opening<'_> {
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
-            let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
+            let opening = async { opening.await.unwrap_or_else(|_| Err(asker.out_of_time().into())) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
         let mut owed = trail.into_owed();
@@ -234,12 +234,4 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
         connection.part().await
     };
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
-}
-
-pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
-    let failure = match asker.place().ahead() {
-        Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
-        None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
-    };
-    failure.into()
 }
