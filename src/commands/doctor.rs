@@ -11,9 +11,6 @@ use crate::access::{Code, Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker, NotOpened, Opened, Step, Upstream, Witness};
 
-/// For the audit to keep that the way is tried.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
-
 /// One phase of the way, with its time or without when it is where the way ended.
 #[derive(Serialize)]
 struct Phase {
@@ -210,10 +207,8 @@ impl Witness for Probe<'_> {
     fn started<'a>(&'a self, _name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async {
             let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let kept = self.audit.record_durably(&subject, Event::DoctorStarted { typed: self.typed.clone() }, AUDIT_PATIENCE).await;
-            let unaudited =
-                |error| Failure::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written").because(error);
-            kept.map_err(unaudited)
+            let event = Event::DoctorStarted { typed: self.typed.clone() };
+            Ok(self.audit.record_durably(&subject, event, Audit::PATIENCE).await?)
         })
     }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::access::{Code, Failure, FleetAliases, Operator, Policy, Reference};
+use crate::access::{Failure, FleetAliases, Operator, Policy, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{Asker, BoxFuture, Broker, Catalogue, Upstream};
 use crate::door::{self, CommandLine, Said};
@@ -139,8 +139,7 @@ impl<U: Upstream> Parts<U> {
         let event = Event::CommandRun { words: Text::new(&words), exit_status: answer.exit.status() };
         if let Err(error) = self.audit.record(&asked.subject, event).await {
             tracing::error!(%error, command = %reference, "a command could not be written to the audit");
-            let unaudited = Failure::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written");
-            return Answer::failed("", &unaudited, reference).said(json);
+            return Answer::failed("", &error.into(), reference).said(json);
         }
         answer.said(json)
     }

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::access::{
-    Capabilities, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorName, OperatorPattern,
-    Restrictions, Target, TargetPattern, Zone,
+    Capabilities, Code, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorName,
+    OperatorPattern, Restrictions, Target, TargetPattern, Zone,
 };
 use crate::broker::{Connected, Leased, Leases, Listed, Listing, Phases, Scopes, Step, Unreached, Witness};
 use crate::door::Commands;

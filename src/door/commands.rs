@@ -11,9 +11,10 @@ use russh::server::{Msg, Session};
 use russh::{Channel, ChannelId, ChannelWriteHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::closing::DRAINING;
 use super::door::Shared;
 use super::tally::{Tally, TallyPermit};
-use crate::access::{FleetAliases, Operator, OperatorName};
+use crate::access::{Code, FleetAliases, Operator, OperatorName};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::BoxFuture;
 
@@ -140,7 +141,7 @@ async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Sai
     let busy = || format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]");
     let refusal = match (shared.is_draining(), shared.commands_by_operator.take(operator, PER_OPERATOR)) {
         (false, Some(_permit)) => return run_alone(&*shared.commands, &shared.audit, line).await,
-        (true, _) => "the broker is about to stop; connect again in a moment [broker-draining]".to_owned(),
+        (true, _) => format!("{DRAINING} [{}]", Code::BrokerDraining.as_str()),
         (false, None) => busy(),
     };
     let event = Event::CommandRun { words: Text::new(&line.words), exit_status: FAILED };

@@ -10,6 +10,7 @@ use ssh_key::Certificate;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::closing::DRAINING;
 use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
@@ -26,8 +27,6 @@ use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
-
-const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
 #[derive(Debug, Default)]
@@ -119,10 +118,10 @@ impl Connection {
     fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
         let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
         if let Err(error) = self.settle() {
-            return refused(Failure::new(Code::BrokerBusy, UNAUDITED).because(error));
+            return refused(error.into());
         }
         if self.shared.is_draining() {
-            return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
+            return refused(Failure::new(Code::BrokerDraining, DRAINING));
         }
         let name = match TargetName::parse(host, &self.shared.rules().aliases) {
             Ok(name) => name,

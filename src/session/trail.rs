@@ -2,13 +2,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::broken;
 use crate::access::{Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, AuditError, Event, Subject, Text};
 use crate::broker::{BoxFuture, Witness};
-
-/// For the audit to take what has to be there before the operator is let in.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
 pub(super) struct Trail {
@@ -53,7 +49,7 @@ impl Witness for Trail {
             subject.target = Some(name.instance.as_str().into());
             subject.fleet = name.fleet.as_ref().map(|fleet| fleet.as_str().into());
             let event = Event::SessionStarted { typed: self.typed.clone(), client: self.client.clone() };
-            self.audit.record_durably(&subject, event, PATIENCE).await.map_err(unaudited)
+            Ok(self.audit.record_durably(&subject, event, Audit::PATIENCE).await?)
         })
     }
 
@@ -112,14 +108,14 @@ impl Owed {
     }
 
     async fn record_in_time(&mut self) -> Result<(), Failure> {
-        let recorded = tokio::time::timeout(PATIENCE, async {
+        let recorded = tokio::time::timeout(Audit::PATIENCE, async {
             while let Some((subject, event)) = self.events.front() {
                 self.audit.record(subject, event.clone()).await?;
                 self.events.pop_front();
             }
             Ok(())
         });
-        recorded.await.unwrap_or(Err(AuditError::Stalled(PATIENCE))).map_err(unaudited)
+        Ok(recorded.await.unwrap_or(Err(AuditError::Stalled(Audit::PATIENCE)))?)
     }
 
     /// However long it takes: nobody waits for it but this session's place under the limits.
@@ -130,8 +126,4 @@ impl Owed {
             }
         }
     }
-}
-
-fn unaudited(error: AuditError) -> Failure {
-    broken("its audit cannot be written").because(error)
 }
