@@ -119,6 +119,11 @@ pub trait Leases: Send + Sync + 'static {
     fn renew<'a>(&'a self, grant: &'a Grant, stale: &'a Arc<Lease>, asker: &'a Asker) -> BoxFuture<'a, Result<Arc<Lease>, Failure>>;
 }
 
+/// Milliseconds with two digits behind the point, as what an opening took is told.
+pub(crate) fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 1e2
+}
+
 /// How long each step of an opening took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Phases {

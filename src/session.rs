@@ -193,11 +193,6 @@ pub(crate) fn new_reference() -> Reference {
     Reference::from_random(u32::from_be_bytes(random))
 }
 
-/// Milliseconds with two digits behind the point.
-fn ms(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e5).round() / 1e2
-}
-
 /// What the operator reads when the broker itself is at fault.
 fn broken(what: &str) -> Failure {
     Failure::new(Code::BrokerBusy, format!("the broker cannot serve this now: {what}"))

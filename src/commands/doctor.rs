@@ -9,7 +9,7 @@ use super::plain::plain;
 use super::table::Table;
 use crate::access::{Code, Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{BoxFuture, Broker, NotOpened, Opened, Step, Upstream, Witness};
+use crate::broker::{BoxFuture, Broker, NotOpened, Opened, Step, Upstream, Witness, ms};
 
 /// One phase of the way, with its time or without when it is where the way ended.
 #[derive(Serialize)]
@@ -159,10 +159,6 @@ fn word(step: Step) -> &'static str {
     }
 }
 
-fn ms(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e5).round() / 1e2
-}
-
 /// Collects what the way teaches.
 struct Probe<'a> {
     audit: &'a Audit,
@@ -217,16 +213,11 @@ impl Witness for Probe<'_> {
     }
 
     fn leased(&self, lease: &Lease, cached: bool) {
-        {
-            let mut subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner);
-            subject.login = Some(lease.login.as_str().into());
-            subject.request_id = Some(lease.request_id.as_str().into());
-        }
+        self.subject.lock().unwrap_or_else(PoisonError::into_inner).set_lease(lease);
         if cached {
             return self.learn(|learned| learned.notes.push((Step::Api, "remembered".to_owned())));
         }
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        self.event(&lease.target, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
+        self.event(&lease.target, Event::lease_fetched(lease));
     }
 
     fn host_key_pinned(&self, target: &Target, fingerprint: &str) {

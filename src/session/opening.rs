@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::recorded::end_unused;
 use super::trail::{Owed, Trail};
-use super::{SessionRunner, broken, ms};
+use super::{SessionRunner, broken};
 use crate::access::{Failure, Grant, Reference, TargetName};
 use crate::audit::{Event, Subject, Text};
-use crate::broker::{Asker, NotOpened, Opened};
+use crate::broker::{Asker, NotOpened, Opened, ms};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::recording::Tape;
@@ -150,9 +150,7 @@ impl Opening<'_> {
     async fn admit(self, mut downstream: Downstream, opened: Opened<Upstream>, typed: &str, mut owed: Owed) -> Option<Begun> {
         let reference = self.reference();
         let Opened { leg: upstream, grant, lease, phases } = opened;
-        self.subject.set_target(grant.target());
-        self.subject.login = Some(lease.login.as_str().into());
-        self.subject.request_id = Some(lease.request_id.as_str().into());
+        self.subject.set_lease(&lease);
         let tape = match self.runner.record(&grant, typed, self.subject, &mut owed).await {
             Ok(tape) => tape,
             Err(failure) => {

@@ -1,6 +1,5 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::access::{Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, AuditError, Event, Subject, Text};
@@ -54,13 +53,10 @@ impl Witness for Trail {
     }
 
     fn leased(&self, lease: &Lease, cached: bool) {
-        let mut subject = self.subject(&lease.target);
-        subject.login = Some(lease.login.as_str().into());
-        subject.request_id = Some(lease.request_id.as_str().into());
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.set_lease(lease);
         if !cached {
-            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
+            self.push(base.clone(), Event::lease_fetched(lease));
         }
     }
 
