@@ -97,9 +97,7 @@ impl SessionRunner {
         let session = AssertUnwindSafe(run(self.clone(), subject.clone()));
         if session.catch_unwind().await.is_err() {
             tracing::error!(session = ?subject.reference, "a session ended in a panic");
-            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
-                tracing::error!(%error, "the crash of a session could not be written to the audit");
-            }
+            self.audit.tell(&subject, Event::SessionCrashed {}, "the crash of a session").await;
         }
     }
 
@@ -164,9 +162,7 @@ impl SessionRunner {
             bytes_up: ended.bytes_up,
             duration_s: running.since.elapsed().as_secs_f64(),
         };
-        if let Err(error) = self.audit.record(subject, closed).await {
-            tracing::error!(%error, "the end of a session could not be written to the audit");
-        }
+        self.audit.tell(subject, closed, "the end of a session").await;
     }
 }
 

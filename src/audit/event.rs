@@ -89,6 +89,11 @@ impl Subject {
         }
     }
 
+    /// What the operator reads; zeros where there is none.
+    pub fn shown_reference(&self) -> Reference {
+        self.reference.unwrap_or_else(|| Reference::from_random(0))
+    }
+
     pub fn set_target(&mut self, target: &Target) {
         self.target = Some(target.instance.as_str().into());
         self.fleet = Some(target.fleet.as_str().into());

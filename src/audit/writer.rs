@@ -115,6 +115,13 @@ impl Audit {
         self.send(Item { subject: subject.clone(), event, kept: None }).await
     }
 
+    /// The same, for what goes on anyhow: when it fails, the log has that `what` is not in the audit.
+    pub async fn tell(&self, subject: &Subject, event: Event, what: &str) {
+        if let Err(error) = self.record(subject, event).await {
+            tracing::error!(%error, "{what} could not be written to the audit");
+        }
+    }
+
     async fn send(&self, item: Item) -> Result<(), AuditError> {
         let queue = self.items.get_ref().ok_or(AuditError::Stopped)?;
         queue.send(item).await.map_err(|_| AuditError::Stopped)

@@ -247,9 +247,7 @@ impl Acceptor {
     }
 
     async fn record(&self, subject: &Subject, event: Event) {
-        if let Err(error) = self.shared.audit.record(subject, event).await {
-            tracing::error!(%error, "what happened to a connection could not be written to the audit");
-        }
+        self.shared.audit.tell(subject, event, "what happened to a connection").await;
     }
 }
 

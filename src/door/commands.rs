@@ -145,9 +145,7 @@ async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Sai
         (false, None) => busy(),
     };
     let event = Event::CommandRun { words: Text::new(&line.words), exit_status: FAILED };
-    if let Err(error) = shared.audit.record(&Subject::operator(&line.operator), event).await {
-        tracing::error!(%error, "a refused command could not be written to the audit");
-    }
+    shared.audit.tell(&Subject::operator(&line.operator), event, "a refused command").await;
     failed(&refusal)
 }
 
@@ -159,9 +157,7 @@ async fn run_alone(commands: &dyn Commands, audit: &Audit, line: CommandLine) ->
         Ok(said) => said,
         Err(_panic) => {
             tracing::error!(operator = subject.operator.as_deref(), ?words, "a command ended in a panic");
-            if let Err(error) = audit.record(&subject, Event::CommandCrashed { words }).await {
-                tracing::error!(%error, "the crash of a command could not be written to the audit");
-            }
+            audit.tell(&subject, Event::CommandCrashed { words }, "the crash of a command").await;
             failed("something in the broker failed over this command; its log has more [broker-busy]")
         }
     }

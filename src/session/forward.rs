@@ -8,7 +8,7 @@ use super::recorded::{Flow, end_unused};
 use super::relay::{Broken, Relay};
 use super::trail::{Owed, Trail};
 use super::{Running, SessionRunner, expiry};
-use crate::access::{Code, Reference};
+use crate::access::Code;
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Reached, ms};
 use crate::door::{Forward, PendingChannel, Refusal};
@@ -69,7 +69,7 @@ impl SessionRunner {
             Code::BrokerBusy | Code::BrokerDraining | Code::ApiThrottled => Refusal::Shortage,
             _ => Refusal::ConnectFailed,
         };
-        let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let reference = subject.shown_reference();
         // A connection that takes no answer is left to its own end.
         let _ = tokio::time::timeout(self.config.handshake, channel.refuse(kind, refused.failure.sentence(typed, reference))).await;
         end_unused(tape, subject, &mut owed).await;
@@ -128,9 +128,7 @@ impl SessionRunner {
             reason = flow.lost() => reason,
         };
         for event in flow.end(relay.bytes_up(), relay.bytes_down()).await {
-            if let Err(error) = self.audit.record(&running.subject, event).await {
-                tracing::error!(%error, "the end of a recording could not be written to the audit");
-            }
+            self.audit.tell(&running.subject, event, "the end of a recording").await;
         }
         tracing::info!(session = ?running.subject.reference, reason, "forward closed");
         let closed = Event::ForwardClosed {
@@ -141,9 +139,7 @@ impl SessionRunner {
             bytes_up: relay.bytes_up(),
             duration_s: started.elapsed().as_secs_f64(),
         };
-        if let Err(error) = self.audit.record(&running.subject, closed).await {
-            tracing::error!(%error, "the end of a forward could not be written to the audit");
-        }
+        self.audit.tell(&running.subject, closed, "the end of a forward").await;
     }
 
     /// Until both ways have ended, either side breaks, the operator is gone, or the broker ends it.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::access::{Failure, Grant, Reference};
+use crate::access::{Failure, Grant};
 use crate::audit::Subject;
 use crate::splice::{Farewell, Orders};
 
@@ -97,7 +97,7 @@ impl Running {
     }
 
     fn farewell(&self, failure: &Failure) -> Farewell {
-        let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let reference = self.subject.shown_reference();
         let sentence = failure.sentence(&self.typed, reference);
         Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) }
     }

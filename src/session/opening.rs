@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::recorded::end_unused;
 use super::trail::{Owed, Trail};
 use super::{SessionRunner, broken};
-use crate::access::{Failure, Grant, Reference, TargetName};
+use crate::access::{Failure, Grant, TargetName};
 use crate::audit::{Event, Subject, Text};
 use crate::broker::{Asker, NotOpened, Opened, ms};
 use crate::door::{ByteStream, Jump};
@@ -36,7 +36,7 @@ pub(super) struct Opening<'a> {
 impl Opening<'_> {
     /// `None` when there is no session; the operator has read why, as far as the client was there to read it.
     pub(super) async fn run(self, jump: Jump) -> Option<Begun> {
-        let reference = self.reference();
+        let reference = self.subject.shown_reference();
         let typed = jump.typed.clone();
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
@@ -78,10 +78,6 @@ impl Opening<'_> {
             }
             Ok(Ok(opened)) => self.admit(downstream, opened, &typed, owed).await,
         }
-    }
-
-    fn reference(&self) -> Reference {
-        self.subject.reference.unwrap_or_else(|| Reference::from_random(0))
     }
 
     /// The certificate for exactly the names that the operator may have typed.
@@ -148,7 +144,7 @@ impl Opening<'_> {
     }
 
     async fn admit(self, mut downstream: Downstream, opened: Opened<Upstream>, typed: &str, mut owed: Owed) -> Option<Begun> {
-        let reference = self.reference();
+        let reference = self.subject.shown_reference();
         let Opened { leg: upstream, grant, lease, phases } = opened;
         self.subject.set_lease(&lease);
         let tape = match self.runner.record(&grant, typed, self.subject, &mut owed).await {
@@ -196,7 +192,7 @@ impl Opening<'_> {
     async fn refuse(&self, mut downstream: Downstream, typed: &str, refused: NotOpened, mut owed: Owed, tape: Option<Tape>) {
         owed.push(SessionRunner::refusal(self.subject, typed, &refused));
         owed.record_now();
-        let sentence = refused.failure.sentence(typed, self.reference());
+        let sentence = refused.failure.sentence(typed, self.subject.shown_reference());
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {

@@ -117,9 +117,7 @@ impl Owed {
     /// However long it takes: nobody waits for it but this session's place under the limits.
     pub(super) async fn record_rest(self) {
         for (subject, event) in self.events {
-            if let Err(error) = self.audit.record(&subject, event).await {
-                tracing::error!(%error, "what became of an opening could not be written to the audit");
-            }
+            self.audit.tell(&subject, event, "what became of an opening").await;
         }
     }
 }
