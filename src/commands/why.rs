@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::Asked;
 use super::answer::{Answer, Exit, Report, exit_of};
-use super::list::allowed;
 use super::plain::plain;
 use super::table::Table;
 use super::whoami::restrictions;
@@ -104,7 +103,7 @@ impl Why {
         let target = grant.target();
         self.allowed = true;
         self.fleet = Some(target.fleet.to_string());
-        self.allow = allowed(grant);
+        self.allow = grant.capabilities().names();
         self.say(
             "fleet",
             match name.fleet.is_some() {
