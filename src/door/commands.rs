@@ -174,7 +174,7 @@ async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Restrictions;
+    use crate::access::samples;
 
     struct Panics;
 
@@ -193,12 +193,7 @@ mod tests {
         let path = dir.path().join("audit.jsonl");
         let config = crate::audit::Config { path: crate::audit::Sink::File(path.clone()), queue: 10, sync: false };
         let (audit, writer) = Audit::start(&config, Box::new(|_| {})).unwrap();
-        let operator = Operator {
-            name: OperatorName::parse("alice").unwrap(),
-            key: "k".into(),
-            source: "192.0.2.1:7".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
+        let operator = samples::operator("alice");
         let reached = "192.0.2.9:2222".parse().unwrap();
         let line = CommandLine { operator, words: b"doctor ins-a".to_vec(), reached, aliases: FleetAliases::default() };
         let said = run_alone(&Panics, &audit, line).await;

@@ -133,22 +133,10 @@ impl Drop for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{
-        Capabilities, Code, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, RecordMode, Recording,
-        Restrictions, Target, TargetPattern,
-    };
+    use crate::access::{Code, GrantRule, RecordMode, Recording, samples};
 
     fn grant(recording: Recording) -> Grant {
-        let (operators, targets) = (vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()]);
-        let rule = GrantRule { recording, ..GrantRule::new(operators, targets, Capabilities::default_allow()) };
-        let operator = Operator {
-            name: OperatorName::parse("alice").unwrap(),
-            key: "SHA256:x".into(),
-            source: "192.0.2.1:1".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
-        let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-        Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
+        samples::grant(GrantRule { recording, ..samples::rule() }, std::time::UNIX_EPOCH)
     }
 
     #[tokio::test]

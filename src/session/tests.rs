@@ -2,17 +2,15 @@ mod forwards;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::access::{
-    Capabilities, FleetAliases, FleetId, Grant, GrantRule, InstanceId, Lease, Operator, OperatorName, OperatorPattern, Policy, Ports,
-    Recording, Restrictions, Secret, Target, TargetName, TargetPattern,
-};
+use crate::access::samples::{self, operator};
+use crate::access::{FleetAliases, FleetId, Grant, GrantRule, InstanceId, Lease, Policy, Ports, Recording, Secret, Target, TargetName};
 use crate::broker::{Asker, Leased, Leases};
 use crate::keys::Keys;
 use crate::recording;
@@ -129,11 +127,7 @@ fn house(panics: bool) -> House {
 
 fn build(panics: bool, leases: bool, recording: Recording, config: Config) -> House {
     let (lines, kept_before) = (Lines::default(), Arc::new(AtomicBool::new(false)));
-    let rule = GrantRule {
-        ports: Ports::parse("1-65535").unwrap(),
-        recording,
-        ..GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow())
-    };
+    let rule = GrantRule { ports: Ports::parse("1-65535").unwrap(), recording, ..samples::rule() };
     let dialer = Dialer::new(upstream::Config {
         connect_timeout: Duration::from_secs(1),
         handshake_timeout: Duration::from_secs(1),
@@ -155,19 +149,19 @@ fn build(panics: bool, leases: bool, recording: Recording, config: Config) -> Ho
     House { runner, lines, kept_before, audit, at_lease, _dir: dir }
 }
 
-fn operator() -> Operator {
-    Operator {
-        name: OperatorName::parse("alice").unwrap(),
-        key: "k".into(),
-        source: SocketAddr::from(([192, 0, 2, 1], 7)),
-        restrictions: Restrictions::default(),
-    }
-}
-
 fn jump() -> (Jump, tokio::io::DuplexStream) {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!());
-    (Jump { operator: operator(), client_version: "SSH-2.0-x".to_owned(), typed: "ins-a".to_owned(), name, stream: Box::new(near) }, far)
+    (
+        Jump {
+            operator: operator("alice"),
+            client_version: "SSH-2.0-x".to_owned(),
+            typed: "ins-a".to_owned(),
+            name,
+            stream: Box::new(near),
+        },
+        far,
+    )
 }
 
 /// What an operator's client is told when it is not let in.

@@ -34,7 +34,7 @@ async fn forward(house: &House) -> Asked {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (gone, refused) = (CancellationToken::new(), Arc::<AtomicBool>::default());
     let forward = Forward {
-        operator: operator(),
+        operator: operator("alice"),
         client_version: "SSH-2.0-x".to_owned(),
         typed: "ins-a".to_owned(),
         name: TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!()),
