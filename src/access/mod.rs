@@ -14,6 +14,8 @@ mod policy;
 mod ports;
 mod recording;
 mod rule;
+#[cfg(test)]
+pub(crate) mod samples;
 mod secret;
 mod target;
 
