@@ -335,7 +335,7 @@ impl Leg {
                 let taken = match &self.exchange {
                     _ if self.session_id.is_none() => Err(TransportError::Misbehaved("a message came before the first key exchange")),
                     Exchange::Running(_) | Exchange::AwaitingNewKeys { .. } => {
-                        Err(TransportError::Misbehaved("a message came publics the peer's KEXINIT and its NEWKEYS"))
+                        Err(TransportError::Misbehaved("a message came between the peer's KEXINIT and its NEWKEYS"))
                     }
                     Exchange::Idle | Exchange::Offered { .. } => Ok(Received::Message { start, len }),
                 };
