@@ -98,6 +98,8 @@ pub struct Splice<D, U> {
     audit: Audit,
     subject: Subject,
     limits: Limits,
+    /// What the operator's side and the instance understand: both have said so by the time that their legs stand.
+    manners: (Manners, Manners),
     clocks: (Clock, Clock),
     /// Whether anything moved since the last tick.
     moved: bool,
@@ -110,6 +112,7 @@ where
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
         Self {
+            manners: (Manners::of(&downstream.leg), Manners::of(&upstream.leg)),
             downstream,
             upstream,
             gate,
@@ -205,13 +208,13 @@ where
         if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
             self.regrant(grant, farewell)?;
         }
-        let Self { downstream, upstream, gate, tap, orders, .. } = self;
+        let Self { downstream, upstream, gate, tap, orders, manners, .. } = self;
         for text in orders.notices() {
             gate.notice(&text);
             say(gate, &mut downstream.leg)?;
         }
-        let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
-        let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
+        let up = move_messages(Direction::Up, downstream, upstream, manners.1, gate, tap)?;
+        let down = move_messages(Direction::Down, upstream, downstream, manners.0, gate, tap)?;
         // Behind the messages: what stays is then what the recorder and the audit have our waker for.
         self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
@@ -315,11 +318,13 @@ enum Moved {
     Blocked,
 }
 
-/// Takes what has come from one side to the other. Each message is opened where it will be sealed: it is never copied.
+/// Takes what has come from one side to the other, of which `manners` tells. Each message is opened where it will be sealed: it is never
+/// copied.
 fn move_messages<A, B>(
     direction: Direction,
     from: &mut Connection<A>,
     to: &mut Connection<B>,
+    manners: Manners,
     gate: &mut Gate,
     tap: &mut Tap,
 ) -> Result<Moved, End> {
@@ -332,7 +337,6 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
-                let manners = Manners::of(&to.leg);
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
                 let heed = manners.heed(direction, message);
                 if heed != Heed::Pass {
