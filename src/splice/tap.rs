@@ -1,6 +1,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
+use super::destination::destination;
 use super::gate::Refusal;
 use super::taped::Taped;
 use crate::access::{Capability, Grant, RecordMode};
@@ -11,8 +12,6 @@ use crate::transport::{TransportError, msg};
 
 /// Channels, open or being opened, that one session may have. OpenSSH's client and server each stop long before.
 const MAX_CHANNELS: usize = 10_000;
-/// Bytes of a host name (at most 253) or a socket's path (at most 108) that a channel keeps: the table holds one for each.
-const MAX_DESTINATION: usize = 256;
 /// Events that may wait for the audit's queue.
 pub(super) const MAX_EVENTS: usize = 64;
 
@@ -86,7 +85,7 @@ impl Tap {
         let Ok(number) = reader.u8() else { return Ok(()) };
         match number {
             msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA => self.data(direction, number, reader),
-            msg::CHANNEL_OPEN => self.open(direction, reader, refusal)?,
+            msg::CHANNEL_OPEN => self.open(direction, message, refusal)?,
             msg::CHANNEL_OPEN_CONFIRMATION => self.confirmed(direction, reader),
             msg::CHANNEL_OPEN_FAILURE => self.failed(direction, reader),
             msg::CHANNEL_REQUEST => self.request(direction, reader, refusal),
@@ -94,8 +93,10 @@ impl Tap {
             _ => {}
         }
         if let Some(refusal) = refusal {
-            let what =
-                refusal.what.clone().or_else(|| if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) });
+            let what = refusal.what.clone().or_else(|| match number {
+                msg::CHANNEL_REQUEST => request_text(message),
+                _ => destination(message),
+            });
             let kind = Text::new(refusal.kind.as_bytes());
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
@@ -162,7 +163,8 @@ impl Tap {
         }
     }
 
-    fn open(&mut self, direction: Direction, mut reader: Reader<'_>, refusal: Option<&Refusal>) -> Result<(), TransportError> {
+    fn open(&mut self, direction: Direction, message: &[u8], refusal: Option<&Refusal>) -> Result<(), TransportError> {
+        let mut reader = Reader::new(message.get(1..).unwrap_or_default());
         let (Ok(kind), Ok(sender), Ok(_), Ok(_)) = (reader.string(), reader.u32(), reader.u32(), reader.u32()) else { return Ok(()) };
         if self.channels.len() + self.offered.len() >= MAX_CHANNELS {
             return Err(TransportError::Misbehaved("too many channels in one session"));
@@ -171,7 +173,7 @@ impl Tap {
         let channel = Channel {
             ordinal: self.ordinal,
             kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
-            what: destination(kind, reader),
+            what: destination(message),
             refused: refusal.is_some(),
             uses: carried_by(kind).filter(|_| refusal.is_none()),
             ..Channel::default()
@@ -329,31 +331,6 @@ impl Tap {
 
 fn opened(channel: &Channel, kind: Text, what: Option<Text>) -> Event {
     Event::ChannelOpened { channel: channel.ordinal, kind, what, pty: channel.pty }
-}
-
-/// Where a channel goes, from the fields behind its open (RFC 4254, 7.2; OpenSSH's PROTOCOL, 2.4).
-pub(super) fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
-    match kind {
-        b"direct-tcpip" | b"forwarded-tcpip" => {
-            let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
-            let host = String::from_utf8_lossy(host.get(..MAX_DESTINATION).unwrap_or(host));
-            Some(Text::new(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.as_bytes()))
-        }
-        b"direct-streamlocal@openssh.com" | b"forwarded-streamlocal@openssh.com" => {
-            reader.string().ok().map(|path| Text::new(path.get(..MAX_DESTINATION).unwrap_or(path)))
-        }
-        _ => None,
-    }
-}
-
-fn open_text(message: &[u8]) -> Option<Text> {
-    let mut reader = Reader::new(message.get(1..)?);
-    let mut kind = reader.string().ok()?.to_vec();
-    reader.bytes::<12>().ok()?;
-    // The gate has overwritten the first letter, which is `d` or `f` in the types that have a destination.
-    let first = if kind.ends_with(b"irect-tcpip") || kind.ends_with(b"irect-streamlocal@openssh.com") { b'd' } else { b'f' };
-    *kind.first_mut()? = first;
-    destination(&kind, reader)
 }
 
 /// The command or subsystem of a refused request.
