@@ -206,7 +206,7 @@ impl Gate {
             self.refused.forget(sender);
             self.nested.forget(sender);
             match (permission, kind) {
-                (Err(reason), _) => self.refused.insert(sender, reason),
+                (Err(reason), _) => drop(self.refused.insert(sender, reason)),
                 (Ok(()), b"direct-tcpip" | b"direct-streamlocal@openssh.com") => self.nested.watch(sender, destination(message)),
                 (Ok(()), _) => {}
             }

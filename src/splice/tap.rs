@@ -1,6 +1,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
+use super::channels::{Channels, MAX_CHANNELS};
 use super::destination::destination;
 use super::gate::Refusal;
 use super::taped::Taped;
@@ -10,18 +11,14 @@ use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
 
-/// Channels, open or being opened, that one session may have. OpenSSH's client and server each stop long before.
-const MAX_CHANNELS: usize = 10_000;
 /// Events that may wait for the audit's queue.
 pub(super) const MAX_EVENTS: usize = 64;
 
 /// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
 #[derive(Default)]
 pub struct Tap {
-    /// Open and half-open channels by the operator's number; a channel that the instance opens is there from its confirmation on.
-    channels: HashMap<u32, Channel>,
-    /// The instance's number → the operator's.
-    by_instance: HashMap<u32, u32>,
+    /// Open and half-open channels; a channel that the instance opens is there from its confirmation on.
+    channels: Channels<Channel>,
     /// Channels that the instance asked to open, by its number.
     offered: HashMap<u32, Channel>,
     ordinal: u32,
@@ -39,7 +36,6 @@ struct Channel {
     what: Option<Text>,
     /// Whether the gate refused it: the peer's failure is ours then, and told already.
     refused: bool,
-    instance_number: Option<u32>,
     pty: bool,
     told: bool,
     /// What its grant has to allow while it is open.
@@ -48,7 +44,6 @@ struct Channel {
     exit_signal: Option<Text>,
     bytes_up: u64,
     bytes_down: u64,
-    closed: (bool, bool),
     taped: Taped,
 }
 
@@ -108,16 +103,7 @@ impl Tap {
         if grant.recording().mode == RecordMode::Required && self.tape.is_none() {
             return false;
         }
-        self.channels.values().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
-    }
-
-    /// The channel that a message's recipient number names, by the operator's number.
-    fn recipient_number(&self, direction: Direction, reader: &mut Reader<'_>) -> Option<u32> {
-        let number = reader.u32().ok()?;
-        match direction {
-            Direction::Down => Some(number),
-            Direction::Up => self.by_instance.get(&number).copied(),
-        }
+        self.channels.iter().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
     }
 
     /// Whether more messages may be read: what they tell has somewhere to go.
@@ -125,23 +111,11 @@ impl Tap {
         self.events.len() < MAX_EVENTS && self.tape.as_ref().is_none_or(Tape::has_room)
     }
 
-    /// Takes a channel out of both tables: every number of the instance's stands for a channel that is there.
-    fn forget(&mut self, operators: u32) -> Option<Channel> {
-        let channel = self.channels.remove(&operators)?;
-        if let Some(instances) = channel.instance_number
-            && self.by_instance.get(&instances) == Some(&operators)
-        {
-            self.by_instance.remove(&instances);
-        }
-        Some(channel)
-    }
-
     /// A number that is taken again while its channel is open ends that one: both peers can tell the two apart no more.
     fn insert(&mut self, operators: u32, channel: Channel) {
-        if let Some(before) = self.forget(operators) {
+        if let Some(before) = self.channels.insert(operators, channel) {
             self.tell_closed(before);
         }
-        self.channels.insert(operators, channel);
     }
 
     fn data(&mut self, direction: Direction, number: u8, mut reader: Reader<'_>) {
@@ -152,8 +126,7 @@ impl Tap {
             Direction::Up => self.bytes_up += len,
             Direction::Down => self.bytes_down += len,
         }
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        let Some(channel) = reader.u32().ok().and_then(|number| self.channels.recipient(direction, number)) else { return };
         match direction {
             Direction::Up => channel.bytes_up += len,
             Direction::Down => channel.bytes_down += len,
@@ -196,13 +169,7 @@ impl Tap {
         {
             self.insert(operators, channel);
         }
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
-        // One confirmation a channel: more numbers for it would fill the table with names that nothing takes out.
-        if channel.instance_number.is_some() {
-            return;
-        }
-        channel.instance_number = Some(instances);
-        self.by_instance.insert(instances, operators);
+        let Some(channel) = self.channels.confirm(operators, instances) else { return };
         // A session channel is told when it is known what runs in it.
         if channel.kind != "session" {
             channel.told = true;
@@ -217,7 +184,7 @@ impl Tap {
     fn failed(&mut self, direction: Direction, mut reader: Reader<'_>) {
         let Ok(recipient) = reader.u32() else { return };
         let (channel, by) = match direction {
-            Direction::Down => (self.forget(recipient), "instance"),
+            Direction::Down => (self.channels.forget(recipient), "instance"),
             Direction::Up => (self.offered.remove(&recipient), "operator"),
         };
         let Some(channel) = channel.filter(|channel| !channel.refused) else { return };
@@ -230,8 +197,7 @@ impl Tap {
         if refusal.is_some() {
             return;
         }
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        let Some(channel) = reader.u32().ok().and_then(|number| self.channels.recipient(direction, number)) else { return };
         let (Ok(name), Ok(_want_reply)) = (reader.string(), reader.bool()) else { return };
         let started = match (direction, name) {
             (Direction::Up, b"pty-req") => {
@@ -280,15 +246,8 @@ impl Tap {
     }
 
     fn close(&mut self, direction: Direction, mut reader: Reader<'_>) {
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
-        match direction {
-            Direction::Up => channel.closed.0 = true,
-            Direction::Down => channel.closed.1 = true,
-        }
-        if channel.closed == (true, true)
-            && let Some(channel) = self.forget(operators)
-        {
+        let Ok(recipient) = reader.u32() else { return };
+        if let Some(channel) = self.channels.close(direction, recipient) {
             self.tell_closed(channel);
         }
     }
@@ -313,15 +272,14 @@ impl Tap {
     /// Whether the tables keep to their bounds.
     #[cfg(any(fuzzing, test))]
     pub(super) fn is_bounded(&self) -> bool {
-        let mut channels = self.channels.values().chain(self.offered.values());
+        let mut channels = self.channels.iter().chain(self.offered.values());
         let are_small = channels.all(|channel| channel.kind.len() + channel.what.as_ref().map_or(0, |what| what.as_str().len()) <= 1024);
-        are_small && self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
+        are_small && self.channels.is_bounded() && self.channels.len() + self.offered.len() <= MAX_CHANNELS
     }
 
     /// The session has ended: so have the channels that were still open.
     pub fn end(&mut self) {
-        self.by_instance.clear();
-        let mut open: Vec<Channel> = self.channels.drain().map(|(_, channel)| channel).collect();
+        let mut open: Vec<Channel> = self.channels.drain().collect();
         open.sort_by_key(|channel| channel.ordinal);
         for channel in open {
             self.tell_closed(channel);
@@ -402,7 +360,7 @@ mod tests {
                 r#"{"event":"channel.closed","channel":1,"exit_status":7,"bytes_down":200,"bytes_up":10}"#
             ]
         );
-        assert!(tap.channels.is_empty() && tap.by_instance.is_empty());
+        assert!(tap.channels.is_empty() && tap.channels.is_bounded());
     }
 
     #[test]
@@ -451,7 +409,8 @@ mod tests {
         for number in 0..1000 {
             tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, number, 1, 1]), None).unwrap();
         }
-        assert_eq!((tap.by_instance.len(), told(&mut tap).len()), (1, 1));
+        assert!(tap.is_bounded());
+        assert_eq!((tap.channels.len(), told(&mut tap).len()), (1, 1));
         // Nor does one that opens and refuses, or whose operator takes the number again.
         for number in 1000..2000 {
             tap.observe(Direction::Up, &open("direct-tcpip", 0, b""), None).unwrap();
@@ -460,6 +419,7 @@ mod tests {
                 tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_FAILURE, &[0, 1]), None).unwrap();
             }
         }
-        assert_eq!((tap.channels.len(), tap.by_instance.len()), (1, 1));
+        assert!(tap.is_bounded());
+        assert_eq!(tap.channels.len(), 1);
     }
 }
