@@ -5,7 +5,7 @@ use super::channels::{Channels, MAX_CHANNELS};
 use super::destination::destination;
 use super::gate::Refusal;
 use super::taped::Taped;
-use crate::access::{Capability, Grant, RecordMode};
+use crate::access::{Capability, Grant};
 use crate::audit::{Event, Text};
 use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
@@ -98,11 +98,8 @@ impl Tap {
         Ok(())
     }
 
-    /// Whether the grant allows what the open channels carry, and demands no recording that there is not.
+    /// Whether the grant allows what the open channels carry. Whether it demands a recording that there is not was asked before it came here.
     pub fn fits(&self, grant: &Grant) -> bool {
-        if grant.recording().mode == RecordMode::Required && self.tape.is_none() {
-            return false;
-        }
         self.channels.iter().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
     }
 
