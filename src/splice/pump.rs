@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::manners::{Heed, Manners};
-use super::orders::{Farewell, Orders, Regrant};
+use super::orders::{Farewell, Given, Orders, Regrant};
 use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
@@ -202,14 +202,15 @@ where
 
     /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
-        if let Poll::Ready(farewell) = self.orders.poll(cx) {
+        let Given { farewell, notices, regrant } = self.orders.take(cx);
+        if let Some(farewell) = farewell {
             return Err(End::Broker(farewell));
         }
-        if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
+        if let Some(Regrant { grant, farewell }) = regrant {
             self.regrant(grant, farewell)?;
         }
-        let Self { downstream, upstream, gate, tap, orders, manners, .. } = self;
-        for text in orders.notices() {
+        let Self { downstream, upstream, gate, tap, manners, .. } = self;
+        for text in notices {
             gate.notice(&text);
             say(gate, &mut downstream.leg)?;
         }
