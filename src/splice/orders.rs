@@ -102,6 +102,11 @@ impl Orders {
         self.look(cx, std::mem::take)
     }
 
+    #[cfg(test)]
+    pub(crate) fn notices(&self) -> VecDeque<String> {
+        std::mem::take(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner).notices)
+    }
+
     /// Also leaves the waker, and answers who asked.
     fn look<T>(&self, cx: &Context<'_>, see: impl FnOnce(&mut Given) -> T) -> T {
         self.0.waker.register(cx.waker());

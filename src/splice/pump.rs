@@ -220,9 +220,9 @@ where
         self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
         let Self { downstream, upstream, .. } = self;
-        for leg in [&mut downstream.leg, &mut upstream.leg] {
+        for (leg, blame) in [(&mut downstream.leg, End::Operator as Blame), (&mut upstream.leg, End::Instance)] {
             if leg.wants_rekey() {
-                leg.start_kex().map_err(End::Operator)?;
+                leg.start_kex().map_err(blame)?;
             }
         }
         self.poll_tick(cx, tick)?;
@@ -463,6 +463,21 @@ mod tests {
         assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
         drop((operator, instance));
         assert_eq!(splice.await.unwrap().reason, "hours");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leg_that_cannot_ask_for_new_keys_is_the_one_that_ended() {
+        for (wears_upstream, blamed) in [(false, "operator: "), (true, "instance: ")] {
+            let (operator, mut downstream) = leg().await;
+            let (mut upstream, instance) = leg().await;
+            let worn = if wears_upstream { &mut upstream.leg } else { &mut downstream.leg };
+            worn.wear_out();
+            let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+            let splice = Splice::new(downstream, upstream, Gate::new(grant(&[])), audit, Subject::default(), Limits::default());
+            let ended = splice.run().await;
+            assert!(ended.reason.starts_with(blamed), "{}", ended.reason);
+            drop((operator, instance));
+        }
     }
 
     #[tokio::test(start_paused = true)]
