@@ -5,9 +5,9 @@ use crate::transport::msg;
 use crate::transport::wire::Reader;
 
 /// More channels than any session has (the tap ends one that has more): what is kept for each is bounded by it.
-const MAX_CHANNELS: usize = 10_000;
+pub(super) const MAX_CHANNELS: usize = 10_000;
 
-/// What is kept for some of the channels that the operator's side opens, found by either side's number for them.
+/// What is kept for some of the session's channels, found by either side's number for them.
 pub(super) struct Channels<T> {
     by_operator: HashMap<u32, Entry<T>>,
     /// The instance's number → the operator's.
@@ -31,12 +31,18 @@ impl<T> Channels<T> {
         self.by_operator.is_empty()
     }
 
-    /// Keeps something for a channel that is being opened.
-    pub(super) fn insert(&mut self, operators: u32, kept: T) {
-        self.forget(operators);
+    pub(super) fn len(&self) -> usize {
+        self.by_operator.len()
+    }
+
+    /// Keeps something for a channel that is being opened. Gives what was kept for another one of the same number: neither peer can tell the
+    /// two apart any more.
+    pub(super) fn insert(&mut self, operators: u32, kept: T) -> Option<T> {
+        let before = self.forget(operators);
         if self.by_operator.len() < MAX_CHANNELS {
             self.by_operator.insert(operators, Entry { kept, instance: None, closed: (false, false) });
         }
+        before
     }
 
     pub(super) fn forget(&mut self, operators: u32) -> Option<T> {
@@ -76,30 +82,38 @@ impl<T> Channels<T> {
         let (Ok(number), Ok(recipient)) = (reader.u8(), reader.u32()) else { return };
         match (number, direction) {
             (msg::CHANNEL_OPEN_CONFIRMATION, Direction::Down) => {
-                if let (Ok(sender), Some(entry)) = (reader.u32(), self.by_operator.get_mut(&recipient))
-                    && entry.instance.is_none()
-                {
-                    entry.instance = Some(sender);
-                    self.by_instance.insert(sender, recipient);
+                if let Ok(sender) = reader.u32() {
+                    self.confirm(recipient, sender);
                 }
             }
             (msg::CHANNEL_OPEN_FAILURE, Direction::Down) => drop(self.forget(recipient)),
-            (msg::CHANNEL_CLOSE, _) => self.close(direction, recipient),
+            (msg::CHANNEL_CLOSE, _) => drop(self.close(direction, recipient)),
             _ => {}
         }
     }
 
-    /// A channel is over when both sides have closed it: until then each may still send.
-    fn close(&mut self, direction: Direction, recipient: u32) {
-        let Some(operators) = self.operators(direction, recipient) else { return };
-        let Some(entry) = self.by_operator.get_mut(&operators) else { return };
+    /// What is kept for a channel that is confirmed now, by either side. More confirmations of one would fill the table with numbers that
+    /// nothing takes out.
+    pub(super) fn confirm(&mut self, operators: u32, instances: u32) -> Option<&mut T> {
+        let entry = self.by_operator.get_mut(&operators).filter(|entry| entry.instance.is_none())?;
+        entry.instance = Some(instances);
+        self.by_instance.insert(instances, operators);
+        Some(&mut entry.kept)
+    }
+
+    /// What was kept for a channel that is over now: both sides have closed it. Until then each may still send.
+    pub(super) fn close(&mut self, direction: Direction, recipient: u32) -> Option<T> {
+        let operators = self.operators(direction, recipient)?;
+        let entry = self.by_operator.get_mut(&operators)?;
         match direction {
             Direction::Up => entry.closed.0 = true,
             Direction::Down => entry.closed.1 = true,
         }
-        if entry.closed == (true, true) {
-            self.forget(operators);
-        }
+        if entry.closed == (true, true) { self.forget(operators) } else { None }
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
+        std::mem::take(self).by_operator.into_values().map(|entry| entry.kept)
     }
 
     pub(super) fn operators(&self, direction: Direction, number: u32) -> Option<u32> {
@@ -137,6 +151,7 @@ mod tests {
         assert_eq!(channels.recipient(Up, 9), Some(&mut "a"));
         assert_eq!(channels.recipient(Up, 8), None);
         channels.follow(Up, &message(msg::CHANNEL_CLOSE, &[9]));
+        assert_eq!(channels.close(Up, 9), None, "one side closes once");
         assert_eq!(channels.recipient(Down, 3), Some(&mut "a"));
         channels.follow(Down, &message(msg::CHANNEL_CLOSE, &[3]));
         assert!(channels.is_empty() && channels.recipient(Up, 9).is_none());
@@ -148,7 +163,9 @@ mod tests {
     #[test]
     fn it_is_bounded_and_short_messages_do_nothing() {
         let mut channels = Channels::default();
-        (0..20_000).for_each(|number| channels.insert(number, ()));
+        for number in 0..20_000 {
+            channels.insert(number, ());
+        }
         for number in 0..=255 {
             channels.follow(Direction::Down, &[number, 0, 0, 0]);
             channels.follow(Direction::Down, &message(number, &[1]));

@@ -1,8 +1,8 @@
 use super::Direction;
 use super::channels::Channels;
+use super::destination::destination;
 use super::nested::Nested;
 use super::notice::Notices;
-use super::tap::destination;
 use crate::access::{Capability, Grant};
 use crate::audit::{Event, Text};
 use crate::transport::msg;
@@ -206,8 +206,8 @@ impl Gate {
             self.refused.forget(sender);
             self.nested.forget(sender);
             match (permission, kind) {
-                (Err(reason), _) => self.refused.insert(sender, reason),
-                (Ok(()), b"direct-tcpip" | b"direct-streamlocal@openssh.com") => self.nested.watch(sender, destination_of(message)),
+                (Err(reason), _) => drop(self.refused.insert(sender, reason)),
+                (Ok(()), b"direct-tcpip" | b"direct-streamlocal@openssh.com") => self.nested.watch(sender, destination(message)),
                 (Ok(()), _) => {}
             }
         }
@@ -306,14 +306,6 @@ fn sender(message: &[u8]) -> Option<u32> {
     let mut reader = Reader::new(message.get(1..)?);
     reader.string().ok()?;
     reader.u32().ok()
-}
-
-/// Where a CHANNEL_OPEN goes.
-fn destination_of(message: &[u8]) -> Option<Text> {
-    let mut reader = Reader::new(message.get(1..)?);
-    let kind = reader.string().ok()?;
-    reader.bytes::<12>().ok()?;
-    destination(kind, reader)
 }
 
 /// The name in a `subsystem` request (RFC 4254, 6.5).

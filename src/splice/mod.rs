@@ -13,6 +13,7 @@
 //! - A leg in key exchange is always read. Else a leg is read only while the other one takes what it brings, so memory is bounded.
 
 mod channels;
+mod destination;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod gate;

@@ -25,17 +25,19 @@ struct Shared {
     answered: AtomicU64,
 }
 
+/// What was ordered since the session looked last.
 #[derive(Default)]
-struct Given {
-    farewell: Option<Farewell>,
-    notices: VecDeque<String>,
-    regrant: Option<Regrant>,
+pub(super) struct Given {
+    pub(super) farewell: Option<Farewell>,
+    /// What is to be shown.
+    pub(super) notices: VecDeque<String>,
+    pub(super) regrant: Option<Regrant>,
 }
 
 /// A grant in place of the one that the session began with, and what is said when something that it lacks is in use.
-pub(crate) struct Regrant {
-    pub(crate) grant: Grant,
-    pub(crate) farewell: Farewell,
+pub(super) struct Regrant {
+    pub(super) grant: Grant,
+    pub(super) farewell: Farewell,
 }
 
 /// Why the broker ends a session that both sides would have gone on with.
@@ -71,11 +73,6 @@ impl Orders {
         self.0.answered.load(Ordering::Relaxed)
     }
 
-    /// For the session: the grant that came, once.
-    pub(crate) fn take_regrant(&self) -> Option<Regrant> {
-        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant.take()
-    }
-
     /// Shows a line to the operator on every terminal of the session, and nowhere else. It is for information: a session without a
     /// terminal, or one whose operator takes nothing, shows none.
     pub fn notice(&self, text: &str) {
@@ -95,18 +92,25 @@ impl Orders {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// For the session: its farewell, once there is one.
+    /// The farewell, once there is one; all else stays.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
-        self.0.waker.register(cx.waker());
-        self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
-        match self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.clone() {
-            Some(farewell) => Poll::Ready(farewell),
-            None => Poll::Pending,
-        }
+        self.look(cx, |given| given.farewell.clone().map_or(Poll::Pending, Poll::Ready))
     }
 
-    /// For the session: what is to be shown.
+    /// For the session: all that came, once.
+    pub(super) fn take(&self, cx: &Context<'_>) -> Given {
+        self.look(cx, std::mem::take)
+    }
+
+    #[cfg(test)]
     pub(crate) fn notices(&self) -> VecDeque<String> {
         std::mem::take(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner).notices)
+    }
+
+    /// Also leaves the waker, and answers who asked.
+    fn look<T>(&self, cx: &Context<'_>, see: impl FnOnce(&mut Given) -> T) -> T {
+        self.0.waker.register(cx.waker());
+        self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        see(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Direction;
 use super::gate::{Gate, Verdict};
 use super::manners::{Heed, Manners};
-use super::orders::{Farewell, Orders, Regrant};
+use super::orders::{Farewell, Given, Orders, Regrant};
 use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
@@ -98,6 +98,8 @@ pub struct Splice<D, U> {
     audit: Audit,
     subject: Subject,
     limits: Limits,
+    /// What the operator's side and the instance understand: both have said so by the time that their legs stand.
+    manners: (Manners, Manners),
     clocks: (Clock, Clock),
     /// Whether anything moved since the last tick.
     moved: bool,
@@ -110,6 +112,7 @@ where
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
         Self {
+            manners: (Manners::of(&downstream.leg), Manners::of(&upstream.leg)),
             downstream,
             upstream,
             gate,
@@ -199,26 +202,27 @@ where
 
     /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
-        if let Poll::Ready(farewell) = self.orders.poll(cx) {
+        let Given { farewell, notices, regrant } = self.orders.take(cx);
+        if let Some(farewell) = farewell {
             return Err(End::Broker(farewell));
         }
-        if let Some(Regrant { grant, farewell }) = self.orders.take_regrant() {
+        if let Some(Regrant { grant, farewell }) = regrant {
             self.regrant(grant, farewell)?;
         }
-        let Self { downstream, upstream, gate, tap, orders, .. } = self;
-        for text in orders.notices() {
+        let Self { downstream, upstream, gate, tap, manners, .. } = self;
+        for text in notices {
             gate.notice(&text);
             say(gate, &mut downstream.leg)?;
         }
-        let up = move_messages(Direction::Up, downstream, upstream, gate, tap)?;
-        let down = move_messages(Direction::Down, upstream, downstream, gate, tap)?;
+        let up = move_messages(Direction::Up, downstream, upstream, manners.1, gate, tap)?;
+        let down = move_messages(Direction::Down, upstream, downstream, manners.0, gate, tap)?;
         // Behind the messages: what stays is then what the recorder and the audit have our waker for.
         self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
         let Self { downstream, upstream, .. } = self;
-        for leg in [&mut downstream.leg, &mut upstream.leg] {
+        for (leg, blame) in [(&mut downstream.leg, End::Operator as Blame), (&mut upstream.leg, End::Instance)] {
             if leg.wants_rekey() {
-                leg.start_kex().map_err(End::Operator)?;
+                leg.start_kex().map_err(blame)?;
             }
         }
         self.poll_tick(cx, tick)?;
@@ -315,11 +319,13 @@ enum Moved {
     Blocked,
 }
 
-/// Takes what has come from one side to the other. Each message is opened where it will be sealed: it is never copied.
+/// Takes what has come from one side to the other, of which `manners` tells. Each message is opened where it will be sealed: it is never
+/// copied.
 fn move_messages<A, B>(
     direction: Direction,
     from: &mut Connection<A>,
     to: &mut Connection<B>,
+    manners: Manners,
     gate: &mut Gate,
     tap: &mut Tap,
 ) -> Result<Moved, End> {
@@ -332,7 +338,6 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
-                let manners = Manners::of(&to.leg);
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
                 let heed = manners.heed(direction, message);
                 if heed != Heed::Pass {
@@ -458,6 +463,21 @@ mod tests {
         assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
         drop((operator, instance));
         assert_eq!(splice.await.unwrap().reason, "hours");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leg_that_cannot_ask_for_new_keys_is_the_one_that_ended() {
+        for (wears_upstream, blamed) in [(false, "operator: "), (true, "instance: ")] {
+            let (operator, mut downstream) = leg().await;
+            let (mut upstream, instance) = leg().await;
+            let worn = if wears_upstream { &mut upstream.leg } else { &mut downstream.leg };
+            worn.wear_out();
+            let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+            let splice = Splice::new(downstream, upstream, Gate::new(grant(&[])), audit, Subject::default(), Limits::default());
+            let ended = splice.run().await;
+            assert!(ended.reason.starts_with(blamed), "{}", ended.reason);
+            drop((operator, instance));
+        }
     }
 
     #[tokio::test(start_paused = true)]

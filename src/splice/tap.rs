@@ -1,28 +1,24 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Direction;
+use super::channels::{Channels, MAX_CHANNELS};
+use super::destination::destination;
 use super::gate::Refusal;
 use super::taped::Taped;
-use crate::access::{Capability, Grant, RecordMode};
+use crate::access::{Capability, Grant};
 use crate::audit::{Event, Text};
 use crate::recording::{Closed, Tape};
 use crate::transport::wire::Reader;
 use crate::transport::{TransportError, msg};
 
-/// Channels, open or being opened, that one session may have. OpenSSH's client and server each stop long before.
-const MAX_CHANNELS: usize = 10_000;
-/// Bytes of a host name (at most 253) or a socket's path (at most 108) that a channel keeps: the table holds one for each.
-const MAX_DESTINATION: usize = 256;
 /// Events that may wait for the audit's queue.
 pub(super) const MAX_EVENTS: usize = 64;
 
 /// Reads a session's messages as they pass and tells the audit: which channels, for what, how they ended, how much they carried.
 #[derive(Default)]
 pub struct Tap {
-    /// Open and half-open channels by the operator's number; a channel that the instance opens is there from its confirmation on.
-    channels: HashMap<u32, Channel>,
-    /// The instance's number → the operator's.
-    by_instance: HashMap<u32, u32>,
+    /// Open and half-open channels; a channel that the instance opens is there from its confirmation on.
+    channels: Channels<Channel>,
     /// Channels that the instance asked to open, by its number.
     offered: HashMap<u32, Channel>,
     ordinal: u32,
@@ -40,7 +36,6 @@ struct Channel {
     what: Option<Text>,
     /// Whether the gate refused it: the peer's failure is ours then, and told already.
     refused: bool,
-    instance_number: Option<u32>,
     pty: bool,
     told: bool,
     /// What its grant has to allow while it is open.
@@ -49,7 +44,6 @@ struct Channel {
     exit_signal: Option<Text>,
     bytes_up: u64,
     bytes_down: u64,
-    closed: (bool, bool),
     taped: Taped,
 }
 
@@ -86,7 +80,7 @@ impl Tap {
         let Ok(number) = reader.u8() else { return Ok(()) };
         match number {
             msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA => self.data(direction, number, reader),
-            msg::CHANNEL_OPEN => self.open(direction, reader, refusal)?,
+            msg::CHANNEL_OPEN => self.open(direction, message, refusal)?,
             msg::CHANNEL_OPEN_CONFIRMATION => self.confirmed(direction, reader),
             msg::CHANNEL_OPEN_FAILURE => self.failed(direction, reader),
             msg::CHANNEL_REQUEST => self.request(direction, reader, refusal),
@@ -94,29 +88,19 @@ impl Tap {
             _ => {}
         }
         if let Some(refusal) = refusal {
-            let what =
-                refusal.what.clone().or_else(|| if number == msg::CHANNEL_REQUEST { request_text(message) } else { open_text(message) });
+            let what = refusal.what.clone().or_else(|| match number {
+                msg::CHANNEL_REQUEST => request_text(message),
+                _ => destination(message),
+            });
             let kind = Text::new(refusal.kind.as_bytes());
             self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
         }
         Ok(())
     }
 
-    /// Whether the grant allows what the open channels carry, and demands no recording that there is not.
+    /// Whether the grant allows what the open channels carry. Whether it demands a recording that there is not was asked before it came here.
     pub fn fits(&self, grant: &Grant) -> bool {
-        if grant.recording().mode == RecordMode::Required && self.tape.is_none() {
-            return false;
-        }
-        self.channels.values().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
-    }
-
-    /// The channel that a message's recipient number names, by the operator's number.
-    fn recipient_number(&self, direction: Direction, reader: &mut Reader<'_>) -> Option<u32> {
-        let number = reader.u32().ok()?;
-        match direction {
-            Direction::Down => Some(number),
-            Direction::Up => self.by_instance.get(&number).copied(),
-        }
+        self.channels.iter().filter(|channel| !channel.refused).all(|channel| channel.fits(grant))
     }
 
     /// Whether more messages may be read: what they tell has somewhere to go.
@@ -124,23 +108,11 @@ impl Tap {
         self.events.len() < MAX_EVENTS && self.tape.as_ref().is_none_or(Tape::has_room)
     }
 
-    /// Takes a channel out of both tables: every number of the instance's stands for a channel that is there.
-    fn forget(&mut self, operators: u32) -> Option<Channel> {
-        let channel = self.channels.remove(&operators)?;
-        if let Some(instances) = channel.instance_number
-            && self.by_instance.get(&instances) == Some(&operators)
-        {
-            self.by_instance.remove(&instances);
-        }
-        Some(channel)
-    }
-
     /// A number that is taken again while its channel is open ends that one: both peers can tell the two apart no more.
     fn insert(&mut self, operators: u32, channel: Channel) {
-        if let Some(before) = self.forget(operators) {
+        if let Some(before) = self.channels.insert(operators, channel) {
             self.tell_closed(before);
         }
-        self.channels.insert(operators, channel);
     }
 
     fn data(&mut self, direction: Direction, number: u8, mut reader: Reader<'_>) {
@@ -151,8 +123,7 @@ impl Tap {
             Direction::Up => self.bytes_up += len,
             Direction::Down => self.bytes_down += len,
         }
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        let Some(channel) = reader.u32().ok().and_then(|number| self.channels.recipient(direction, number)) else { return };
         match direction {
             Direction::Up => channel.bytes_up += len,
             Direction::Down => channel.bytes_down += len,
@@ -162,7 +133,8 @@ impl Tap {
         }
     }
 
-    fn open(&mut self, direction: Direction, mut reader: Reader<'_>, refusal: Option<&Refusal>) -> Result<(), TransportError> {
+    fn open(&mut self, direction: Direction, message: &[u8], refusal: Option<&Refusal>) -> Result<(), TransportError> {
+        let mut reader = Reader::new(message.get(1..).unwrap_or_default());
         let (Ok(kind), Ok(sender), Ok(_), Ok(_)) = (reader.string(), reader.u32(), reader.u32(), reader.u32()) else { return Ok(()) };
         if self.channels.len() + self.offered.len() >= MAX_CHANNELS {
             return Err(TransportError::Misbehaved("too many channels in one session"));
@@ -171,7 +143,7 @@ impl Tap {
         let channel = Channel {
             ordinal: self.ordinal,
             kind: String::from_utf8_lossy(kind.get(..64).unwrap_or(kind)).into_owned(),
-            what: destination(kind, reader),
+            what: destination(message),
             refused: refusal.is_some(),
             uses: carried_by(kind).filter(|_| refusal.is_none()),
             ..Channel::default()
@@ -194,13 +166,7 @@ impl Tap {
         {
             self.insert(operators, channel);
         }
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
-        // One confirmation a channel: more numbers for it would fill the table with names that nothing takes out.
-        if channel.instance_number.is_some() {
-            return;
-        }
-        channel.instance_number = Some(instances);
-        self.by_instance.insert(instances, operators);
+        let Some(channel) = self.channels.confirm(operators, instances) else { return };
         // A session channel is told when it is known what runs in it.
         if channel.kind != "session" {
             channel.told = true;
@@ -215,7 +181,7 @@ impl Tap {
     fn failed(&mut self, direction: Direction, mut reader: Reader<'_>) {
         let Ok(recipient) = reader.u32() else { return };
         let (channel, by) = match direction {
-            Direction::Down => (self.forget(recipient), "instance"),
+            Direction::Down => (self.channels.forget(recipient), "instance"),
             Direction::Up => (self.offered.remove(&recipient), "operator"),
         };
         let Some(channel) = channel.filter(|channel| !channel.refused) else { return };
@@ -228,8 +194,7 @@ impl Tap {
         if refusal.is_some() {
             return;
         }
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
+        let Some(channel) = reader.u32().ok().and_then(|number| self.channels.recipient(direction, number)) else { return };
         let (Ok(name), Ok(_want_reply)) = (reader.string(), reader.bool()) else { return };
         let started = match (direction, name) {
             (Direction::Up, b"pty-req") => {
@@ -278,15 +243,8 @@ impl Tap {
     }
 
     fn close(&mut self, direction: Direction, mut reader: Reader<'_>) {
-        let Some(operators) = self.recipient_number(direction, &mut reader) else { return };
-        let Some(channel) = self.channels.get_mut(&operators) else { return };
-        match direction {
-            Direction::Up => channel.closed.0 = true,
-            Direction::Down => channel.closed.1 = true,
-        }
-        if channel.closed == (true, true)
-            && let Some(channel) = self.forget(operators)
-        {
+        let Ok(recipient) = reader.u32() else { return };
+        if let Some(channel) = self.channels.close(direction, recipient) {
             self.tell_closed(channel);
         }
     }
@@ -311,15 +269,14 @@ impl Tap {
     /// Whether the tables keep to their bounds.
     #[cfg(any(fuzzing, test))]
     pub(super) fn is_bounded(&self) -> bool {
-        let mut channels = self.channels.values().chain(self.offered.values());
+        let mut channels = self.channels.iter().chain(self.offered.values());
         let are_small = channels.all(|channel| channel.kind.len() + channel.what.as_ref().map_or(0, |what| what.as_str().len()) <= 1024);
-        are_small && self.channels.len() + self.offered.len() <= MAX_CHANNELS && self.by_instance.len() <= self.channels.len()
+        are_small && self.channels.is_bounded() && self.channels.len() + self.offered.len() <= MAX_CHANNELS
     }
 
     /// The session has ended: so have the channels that were still open.
     pub fn end(&mut self) {
-        self.by_instance.clear();
-        let mut open: Vec<Channel> = self.channels.drain().map(|(_, channel)| channel).collect();
+        let mut open: Vec<Channel> = self.channels.drain().collect();
         open.sort_by_key(|channel| channel.ordinal);
         for channel in open {
             self.tell_closed(channel);
@@ -329,31 +286,6 @@ impl Tap {
 
 fn opened(channel: &Channel, kind: Text, what: Option<Text>) -> Event {
     Event::ChannelOpened { channel: channel.ordinal, kind, what, pty: channel.pty }
-}
-
-/// Where a channel goes, from the fields behind its open (RFC 4254, 7.2; OpenSSH's PROTOCOL, 2.4).
-pub(super) fn destination(kind: &[u8], mut reader: Reader<'_>) -> Option<Text> {
-    match kind {
-        b"direct-tcpip" | b"forwarded-tcpip" => {
-            let (host, port) = (reader.string().ok()?, reader.u32().ok()?);
-            let host = String::from_utf8_lossy(host.get(..MAX_DESTINATION).unwrap_or(host));
-            Some(Text::new(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.as_bytes()))
-        }
-        b"direct-streamlocal@openssh.com" | b"forwarded-streamlocal@openssh.com" => {
-            reader.string().ok().map(|path| Text::new(path.get(..MAX_DESTINATION).unwrap_or(path)))
-        }
-        _ => None,
-    }
-}
-
-fn open_text(message: &[u8]) -> Option<Text> {
-    let mut reader = Reader::new(message.get(1..)?);
-    let mut kind = reader.string().ok()?.to_vec();
-    reader.bytes::<12>().ok()?;
-    // The gate has overwritten the first letter, which is `d` or `f` in the types that have a destination.
-    let first = if kind.ends_with(b"irect-tcpip") || kind.ends_with(b"irect-streamlocal@openssh.com") { b'd' } else { b'f' };
-    *kind.first_mut()? = first;
-    destination(&kind, reader)
 }
 
 /// The command or subsystem of a refused request.
@@ -425,7 +357,7 @@ mod tests {
                 r#"{"event":"channel.closed","channel":1,"exit_status":7,"bytes_down":200,"bytes_up":10}"#
             ]
         );
-        assert!(tap.channels.is_empty() && tap.by_instance.is_empty());
+        assert!(tap.channels.is_empty() && tap.channels.is_bounded());
     }
 
     #[test]
@@ -474,7 +406,8 @@ mod tests {
         for number in 0..1000 {
             tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_CONFIRMATION, &[0, number, 1, 1]), None).unwrap();
         }
-        assert_eq!((tap.by_instance.len(), told(&mut tap).len()), (1, 1));
+        assert!(tap.is_bounded());
+        assert_eq!((tap.channels.len(), told(&mut tap).len()), (1, 1));
         // Nor does one that opens and refuses, or whose operator takes the number again.
         for number in 1000..2000 {
             tap.observe(Direction::Up, &open("direct-tcpip", 0, b""), None).unwrap();
@@ -483,6 +416,7 @@ mod tests {
                 tap.observe(Direction::Down, &message(msg::CHANNEL_OPEN_FAILURE, &[0, 1]), None).unwrap();
             }
         }
-        assert_eq!((tap.channels.len(), tap.by_instance.len()), (1, 1));
+        assert!(tap.is_bounded());
+        assert_eq!(tap.channels.len(), 1);
     }
 }

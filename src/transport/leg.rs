@@ -304,6 +304,12 @@ impl Leg {
         self.outbound.put(payload)
     }
 
+    /// As if its keys had sealed as many packets as they ever may.
+    #[cfg(test)]
+    pub(crate) fn wear_out(&mut self) {
+        self.outbound.usage.packets = 1 << 32;
+    }
+
     fn hold(&mut self, payload: Vec<u8>) -> Result<(), TransportError> {
         self.held_bytes += payload.len();
         if self.held_bytes > MAX_HELD {
