@@ -84,17 +84,22 @@ fn terminal() -> [Action; 5] {
 
 type End = Connection<Choppy<DuplexStream>>;
 
-/// Two ends of a leg whose keys stand: the client's, the server's.
+/// Two ends of a leg whose operator is let in: the client's, the server's.
 async fn leg(chops: &[usize], room: usize) -> (End, End) {
     let (left, right) = duplex(room);
     let key = Arc::new(PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[7; 32])));
     let mut client = Connection::new(Leg::client(Preferences::modern(), "SSH-2.0-a").unwrap(), Choppy::new(left, chops));
     let identity = HostIdentity::new(key, None);
     let mut server = Connection::new(Leg::server(Preferences::modern(), identity, "SSH-2.0-b"), Choppy::new(right, chops));
-    let (a, b) = tokio::join!(async { client.establish().await.and(client.drain().await) }, async {
-        server.establish().await.and(server.drain().await)
-    });
-    a.and(b).unwrap();
+    // Behind the keys stands what each end understands; the last word before the session is the server's.
+    let lets_in = async {
+        server.establish().await?;
+        server.leg.send(&[msg::USERAUTH_SUCCESS])?;
+        server.drain().await
+    };
+    let (success, let_in) = tokio::join!(client.next(), lets_in);
+    let_in.unwrap();
+    assert_eq!(success.unwrap(), [msg::USERAUTH_SUCCESS]);
     (client, server)
 }
 
