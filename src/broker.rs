@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::access::{Denied, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName};
+use crate::access::{
+    Code, Denied, Failure, FleetId, Grant, GrantedPort, InstanceId, Lease, Operator, OperatorName, Policy, Target, TargetName,
+};
 
 pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
@@ -63,12 +65,22 @@ impl Asker {
     pub fn place(&self) -> Arc<QueuePlace> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// What it is told when its deadline passes before there is an answer.
+    pub fn out_of_time(&self) -> Failure {
+        match self.place().ahead() {
+            Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
+            None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
+        }
+    }
 }
 
 /// Where an instance is, and its lease when finding it gave one.
 pub struct Located {
     pub target: Target,
     pub lease: Option<Lease>,
+    /// Whether it is so for every asker. Of an instance that several fleets have, each is led to the one where they may reach it.
+    pub for_all: bool,
 }
 
 /// The cloud API, uncached: every call may cost quota.
@@ -105,6 +117,11 @@ pub trait Leases: Send + Sync + 'static {
 
     /// A lease newer than `stale`, which the instance refused: fetched unless somebody else already has.
     fn renew<'a>(&'a self, grant: &'a Grant, stale: &'a Arc<Lease>, asker: &'a Asker) -> BoxFuture<'a, Result<Arc<Lease>, Failure>>;
+}
+
+/// Milliseconds with two digits behind the point, as what an opening took is told.
+pub(crate) fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 1e2
 }
 
 /// How long each step of an opening took.

@@ -17,6 +17,13 @@ pub use crate::upstream::fuzzing::instance_secret;
 
 use crate::access::{FleetAliases, FleetId, TargetName};
 
+/// Property tests that build sessions or wait for paused clocks are few in every run; `PROPTEST_CASES` says how many else.
+#[cfg(test)]
+pub(crate) fn few_cases(cases: u32) -> proptest::test_runner::Config {
+    let config = proptest::test_runner::Config { failure_persistence: None, ..Default::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { proptest::test_runner::Config { cases, ..config } }
+}
+
 /// A fuzzer's bytes, read as decisions. At their end every decision is zero and [`Script::is_over`].
 pub(crate) struct Script<'a>(&'a [u8]);
 

@@ -97,9 +97,7 @@ impl SessionRunner {
         let session = AssertUnwindSafe(run(self.clone(), subject.clone()));
         if session.catch_unwind().await.is_err() {
             tracing::error!(session = ?subject.reference, "a session ended in a panic");
-            if let Err(error) = self.audit.record(&subject, Event::SessionCrashed {}).await {
-                tracing::error!(%error, "the crash of a session could not be written to the audit");
-            }
+            self.audit.tell(&subject, Event::SessionCrashed {}, "the crash of a session").await;
         }
     }
 
@@ -139,12 +137,23 @@ impl SessionRunner {
         tape: Option<Tape>,
     ) {
         let _entry = self.live.enter(running.clone());
+        running.answering(self.carry(downstream, upstream, &running, tape)).await;
+    }
+
+    /// To its end, which is told.
+    async fn carry(
+        &self,
+        downstream: Connection<Box<dyn crate::door::ByteStream>>,
+        upstream: Connection<QuickAck>,
+        running: &Running,
+        tape: Option<Tape>,
+    ) {
         let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
         let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
         let ended = tokio::select! {
             ended = &mut splice => ended,
-            () = expiry::watch(&running, self.config.clock) => splice.await,
+            () = expiry::watch(running, self.config.clock) => splice.await,
         };
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
@@ -153,9 +162,7 @@ impl SessionRunner {
             bytes_up: ended.bytes_up,
             duration_s: running.since.elapsed().as_secs_f64(),
         };
-        if let Err(error) = self.audit.record(subject, closed).await {
-            tracing::error!(%error, "the end of a session could not be written to the audit");
-        }
+        self.audit.tell(subject, closed, "the end of a session").await;
     }
 }
 
@@ -180,11 +187,6 @@ pub(crate) fn new_reference() -> Reference {
     // Without random numbers no key exchange succeeds either; the reference is then merely not unique.
     let _ = rand::fill(&mut random);
     Reference::from_random(u32::from_be_bytes(random))
-}
-
-/// Milliseconds with two digits behind the point.
-fn ms(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e5).round() / 1e2
 }
 
 /// What the operator reads when the broker itself is at fault.

@@ -58,6 +58,15 @@ impl Capabilities {
         self.0 & (1 << capability as u8) != 0
     }
 
+    pub fn iter(self) -> impl Iterator<Item = Capability> {
+        Capability::ALL.into_iter().filter(move |capability| self.contains(*capability))
+    }
+
+    /// As the configuration names them.
+    pub fn names(self) -> Vec<&'static str> {
+        self.iter().map(Capability::name).collect()
+    }
+
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -91,8 +100,8 @@ mod tests {
     #[test]
     fn a_set_holds_what_was_put_in_and_nothing_else() {
         let set: Capabilities = [Capability::Exec, Capability::X11].into_iter().collect();
-        let held: Vec<_> = Capability::ALL.into_iter().filter(|c| set.contains(*c)).collect();
-        assert_eq!(held, [Capability::Exec, Capability::X11]);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Capability::Exec, Capability::X11]);
+        assert_eq!(set.names(), ["exec", "x11"]);
         assert!(!set.without(Capability::X11).contains(Capability::X11));
         assert!(set.union(Capabilities::default_allow()).contains(Capability::Shell));
     }

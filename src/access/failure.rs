@@ -111,15 +111,23 @@ impl Failure {
 
     /// The text with every cause behind it, for the log.
     pub fn chain(&self) -> String {
-        let mut chain = self.text.clone();
-        let mut cause: Option<&(dyn Error + 'static)> = self.cause.as_ref().map(|cause| cause.as_ref() as _);
-        while let Some(error) = cause {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
-            cause = error.source();
+        match &self.cause {
+            None => self.text.clone(),
+            Some(cause) => format!("{}: {}", self.text, with_causes(cause.as_ref())),
         }
-        chain
     }
+}
+
+/// The error's text with every cause behind it.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

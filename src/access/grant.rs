@@ -123,6 +123,11 @@ impl Grant {
         self.terms.allow.contains(capability)
     }
 
+    /// All that it allows.
+    pub fn capabilities(&self) -> Capabilities {
+        self.terms.allow
+    }
+
     pub fn allows_pty(&self) -> bool {
         self.pty
     }

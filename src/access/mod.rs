@@ -14,12 +14,14 @@ mod policy;
 mod ports;
 mod recording;
 mod rule;
+#[cfg(test)]
+pub(crate) mod samples;
 mod secret;
 mod target;
 
 pub use capability::{Capabilities, Capability};
 pub use destination::Destination;
-pub use failure::{Code, Failure, Reference};
+pub use failure::{Code, Failure, Reference, with_causes};
 pub use glob::{Glob, wildcard_matches};
 pub use grant::{Grant, GrantedPort};
 pub use hours::{Hours, LocalMinute, Utc, Zone};

@@ -3,7 +3,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Capabilities, Destination, FleetId, Glob, Hours, InstanceId, Invalid, Network, OperatorName, Ports, Recording, Target, TargetName,
+    Capabilities, Denied, Destination, FleetId, Glob, Hours, InstanceId, Invalid, Network, OperatorName, Ports, Recording, Target,
+    TargetName,
 };
 
 /// Whom a grant is for: a name, `@group`, or `*`.
@@ -84,6 +85,15 @@ impl GrantRule {
     /// Whether it could match the name in some fleet.
     pub fn could_match(&self, name: &TargetName) -> bool {
         self.targets.iter().any(|pattern| pattern.matches(name.fleet.as_ref(), &name.instance))
+    }
+
+    /// Why it does not count for who comes from there at `at`.
+    pub fn counts(&self, source: IpAddr, at: SystemTime) -> Result<(), Denied> {
+        match (self.admits(source), self.is_open(at)) {
+            (false, _) => Err(Denied::OtherSource),
+            (true, false) => Err(Denied::OutsideHours),
+            (true, true) => Ok(()),
+        }
     }
 
     /// A rule that counts always and demands nothing.

@@ -1,10 +1,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::access::{Operator, Reference, Target};
+use crate::access::{Lease, Operator, Reference, Target};
 
 /// Text from a peer: valid UTF-8 (what is not is replaced), of bounded length. JSON escapes its control characters.
 #[derive(Clone, PartialEq, Eq)]
@@ -88,9 +89,21 @@ impl Subject {
         }
     }
 
+    /// What the operator reads; zeros where there is none.
+    pub fn shown_reference(&self) -> Reference {
+        self.reference.unwrap_or_else(|| Reference::from_random(0))
+    }
+
     pub fn set_target(&mut self, target: &Target) {
         self.target = Some(target.instance.as_str().into());
         self.fleet = Some(target.fleet.as_str().into());
+    }
+
+    /// The target, and by what its login is known.
+    pub fn set_lease(&mut self, lease: &Lease) {
+        self.set_target(&lease.target);
+        self.login = Some(lease.login.as_str().into());
+        self.request_id = Some(lease.request_id.as_str().into());
     }
 }
 
@@ -135,12 +148,16 @@ pub enum Event {
     /// By an administrator: the next key that the instance shows is pinned in its place.
     #[serde(rename = "host_key.forgotten")]
     HostKeyForgotten { fingerprint: Text },
-    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`.
+    /// `doctor` is about to try the way to a target: kept for good before anything is asked of the cloud. Behind it comes its `command.run`,
+    /// and before that `target.denied` where policy says no.
     #[serde(rename = "doctor.started")]
     DoctorStarted { typed: Text },
     /// What an operator said to the broker itself.
     #[serde(rename = "command.run")]
     CommandRun { words: Text, exit_status: u32 },
+    /// Something of ours panicked over a command, which ended with it.
+    #[serde(rename = "command.crashed")]
+    CommandCrashed { words: Text },
     #[serde(rename = "session.opened")]
     SessionOpened {
         client: Text,
@@ -226,4 +243,11 @@ pub enum Event {
     ForwardClosed { kind: &'static str, port: u16, reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
     #[serde(rename = "session.closed")]
     SessionClosed { reason: Text, bytes_down: u64, bytes_up: u64, duration_s: f64 },
+}
+
+impl Event {
+    pub fn lease_fetched(lease: &Lease) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) }
+    }
 }

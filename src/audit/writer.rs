@@ -10,6 +10,7 @@ use tokio_util::sync::PollSender;
 
 use super::journal::Journal;
 use super::{Config, Event, Sink, Subject};
+use crate::access::{Code, Failure};
 
 /// Events that one write, and one sync, takes.
 const BATCH: usize = 256;
@@ -32,6 +33,13 @@ pub enum AuditError {
     Stalled(Duration),
     #[error("cannot open the audit file {path}: {source}")]
     Open { path: String, source: io::Error },
+}
+
+/// What an operator reads who is not served because of it.
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        Self::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written").because(error)
+    }
 }
 
 /// Sees every event on its way to the sink, in order.
@@ -65,6 +73,9 @@ pub struct Audit {
 }
 
 impl Audit {
+    /// For what has to be kept before an operator is served.
+    pub const PATIENCE: Duration = Duration::from_secs(5);
+
     /// Opens the sink and starts the writer thread, which ends when the last handle is gone and the queue is empty.
     pub fn start(config: &Config, observer: Observer) -> Result<(Self, std::thread::JoinHandle<()>), AuditError> {
         let shown = || match &config.path {
@@ -102,6 +113,13 @@ impl Audit {
     /// Waits for room in the queue.
     pub async fn record(&self, subject: &Subject, event: Event) -> Result<(), AuditError> {
         self.send(Item { subject: subject.clone(), event, kept: None }).await
+    }
+
+    /// The same, for what goes on anyhow: when it fails, the log has that `what` is not in the audit.
+    pub async fn tell(&self, subject: &Subject, event: Event, what: &str) {
+        if let Err(error) = self.record(subject, event).await {
+            tracing::error!(%error, "{what} could not be written to the audit");
+        }
     }
 
     async fn send(&self, item: Item) -> Result<(), AuditError> {

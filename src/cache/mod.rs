@@ -181,7 +181,9 @@ impl<C: Cloud> Shared<C> {
                     let held = Held { lease: Arc::new(lease), unclaimed: AtomicBool::new(true) };
                     self.leases.put(located.target.clone(), Arc::new(held)).await;
                 }
-                self.locations.put(search.0, Arc::new(located.target.clone())).await;
+                if located.for_all {
+                    self.locations.put(search.0, Arc::new(located.target.clone())).await;
+                }
                 Ok(located.target)
             }
             Err(failure) => {

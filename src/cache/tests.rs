@@ -18,6 +18,7 @@ struct Fake {
     fail: Mutex<Option<Failure>>,
     panic: AtomicBool,
     locate_gives_lease: bool,
+    for_one_asker: bool,
 }
 
 impl Default for Fake {
@@ -31,6 +32,7 @@ impl Default for Fake {
             fail: Mutex::new(None),
             panic: AtomicBool::new(false),
             locate_gives_lease: false,
+            for_one_asker: false,
         }
     }
 }
@@ -86,7 +88,7 @@ impl Cloud for Fake {
             self.locates.fetch_add(1, Ordering::SeqCst);
             self.call(asker).await?;
             let target = Target { fleet: candidates[0].clone(), instance: instance.clone() };
-            Ok(Located { lease: self.locate_gives_lease.then(|| lease(&target)), target })
+            Ok(Located { lease: self.locate_gives_lease.then(|| lease(&target)), target, for_all: !self.for_one_asker })
         })
     }
 
@@ -335,4 +337,12 @@ async fn a_listing_is_fetched_once_for_all_who_ask_and_kept_for_half_a_minute() 
     assert!(cache.list(None, &asker(20)).await.is_err());
     *cache.cloud().fail.lock().unwrap() = None;
     assert!(cache.list(None, &asker(20)).await.is_ok(), "a failure is not remembered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_asker_finds_it_is_not_remembered_for_another() {
+    let cache = cache(Fake { for_one_asker: true, ..Fake::default() });
+    for name in ["fleet-a", "fleet-b"] {
+        assert_eq!(cache.locate(&instance(), &[fleet(name)], &asker(20)).await.unwrap().fleet, fleet(name));
+    }
 }

@@ -9,10 +9,7 @@ use super::plain::plain;
 use super::table::Table;
 use crate::access::{Code, Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, Event, Subject, Text};
-use crate::broker::{BoxFuture, Broker, Opened, Step, Upstream, Witness};
-
-/// For the audit to keep that the way is tried.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+use crate::broker::{BoxFuture, Broker, NotOpened, Opened, Step, Upstream, Witness, ms};
 
 /// One phase of the way, with its time or without when it is where the way ended.
 #[derive(Serialize)]
@@ -71,7 +68,10 @@ pub(super) async fn doctor<U: Upstream>(broker: &Broker<U>, audit: &Audit, name:
     let opened = asked.in_time(&asker, async { Ok(broker.open(&asked.operator, name, &asker, &probe).await) }).await;
     let opened = match opened {
         Ok(Ok(opened)) => Ok(opened),
-        Ok(Err(refused)) => Err(refused.failure),
+        Ok(Err(refused)) => {
+            probe.refused(&refused);
+            Err(refused.failure)
+        }
         Err(failure) => Err(failure),
     };
     let Learned { steps, notes, events } = probe.learned.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -159,10 +159,6 @@ fn word(step: Step) -> &'static str {
     }
 }
 
-fn ms(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e5).round() / 1e2
-}
-
 /// Collects what the way teaches.
 struct Probe<'a> {
     audit: &'a Audit,
@@ -183,6 +179,19 @@ impl Probe<'_> {
         learn(&mut self.learned.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// A denied way is in the audit as a denied session is.
+    fn refused(&self, NotOpened { target, denied, .. }: &NotOpened) {
+        let Some(denied) = denied else { return };
+        let event = Event::TargetDenied { typed: self.typed.clone(), reason: denied.to_string().as_str().into() };
+        match target {
+            Some(target) => self.event(target, event),
+            None => {
+                let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                self.learn(|learned| learned.events.push((subject, event)));
+            }
+        }
+    }
+
     fn event(&self, target: &Target, event: Event) {
         let mut subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
         subject.set_target(target);
@@ -194,10 +203,8 @@ impl Witness for Probe<'_> {
     fn started<'a>(&'a self, _name: &'a TargetName) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async {
             let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let kept = self.audit.record_durably(&subject, Event::DoctorStarted { typed: self.typed.clone() }, AUDIT_PATIENCE).await;
-            let unaudited =
-                |error| Failure::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written").because(error);
-            kept.map_err(unaudited)
+            let event = Event::DoctorStarted { typed: self.typed.clone() };
+            Ok(self.audit.record_durably(&subject, event, Audit::PATIENCE).await?)
         })
     }
 
@@ -206,16 +213,11 @@ impl Witness for Probe<'_> {
     }
 
     fn leased(&self, lease: &Lease, cached: bool) {
-        {
-            let mut subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner);
-            subject.login = Some(lease.login.as_str().into());
-            subject.request_id = Some(lease.request_id.as_str().into());
-        }
+        self.subject.lock().unwrap_or_else(PoisonError::into_inner).set_lease(lease);
         if cached {
             return self.learn(|learned| learned.notes.push((Step::Api, "remembered".to_owned())));
         }
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        self.event(&lease.target, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
+        self.event(&lease.target, Event::lease_fetched(lease));
     }
 
     fn host_key_pinned(&self, target: &Target, fingerprint: &str) {

@@ -6,7 +6,7 @@ use super::Asked;
 use super::answer::{Answer, Exit, Report};
 use super::plain::plain;
 use super::table::Table;
-use crate::access::{Capability, Code, Failure, FleetId, Grant, TargetPattern};
+use crate::access::{Code, Failure, FleetId, Grant, TargetPattern};
 use crate::broker::{Asker, Catalogue, Listed, Listing, Scopes};
 
 /// Instances in one answer.
@@ -130,11 +130,6 @@ fn row(listed: &Listed, grant: &Grant, asked: &Asked) -> Row {
         alias: alias_of(&listed.target.fleet),
         status: listed.status.clone(),
         operating_system: listed.operating_system.clone(),
-        allow: allowed(grant),
+        allow: grant.capabilities().names(),
     }
-}
-
-/// The capabilities of a grant, by name.
-pub(super) fn allowed(grant: &Grant) -> Vec<&'static str> {
-    Capability::ALL.into_iter().filter(|capability| grant.allows(*capability)).map(Capability::name).collect()
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::access::{Code, Failure, FleetAliases, Operator, Policy, Reference};
+use crate::access::{Failure, FleetAliases, Operator, Policy, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{Asker, BoxFuture, Broker, Catalogue, Upstream};
 use crate::door::{self, CommandLine, Said};
@@ -98,11 +98,7 @@ impl Asked {
 
     /// The outcome in time, or why there is none.
     async fn in_time<T>(&self, asker: &Asker, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let out_of_time = || match asker.place().ahead() {
-            Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
-            None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
-        };
-        tokio::time::timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(out_of_time()))
+        tokio::time::timeout_at(self.deadline, work).await.unwrap_or_else(|_| Err(asker.out_of_time()))
     }
 
     /// The log has the chain under the reference that the operator reads.
@@ -143,8 +139,7 @@ impl<U: Upstream> Parts<U> {
         let event = Event::CommandRun { words: Text::new(&words), exit_status: answer.exit.status() };
         if let Err(error) = self.audit.record(&asked.subject, event).await {
             tracing::error!(%error, command = %reference, "a command could not be written to the audit");
-            let unaudited = Failure::new(Code::BrokerBusy, "the broker cannot serve this now: its audit cannot be written");
-            return Answer::failed("", &unaudited, reference).said(json);
+            return Answer::failed("", &error.into(), reference).said(json);
         }
         answer.said(json)
     }

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::access::{
-    Capabilities, FleetId, Grant, GrantRule, GrantedPort, InstanceId, Lease, OperatorName, OperatorPattern, Restrictions, Target,
-    TargetPattern,
+    Capabilities, Code, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorName,
+    OperatorPattern, Restrictions, Target, TargetPattern, Zone,
 };
 use crate::broker::{Connected, Leased, Leases, Listed, Listing, Phases, Scopes, Step, Unreached, Witness};
 use crate::door::Commands;
@@ -123,7 +123,11 @@ impl Desk {
             let (operators, targets) = (OperatorPattern::parse(operator).unwrap(), TargetPattern::parse(targets).unwrap());
             GrantRule::new(vec![operators], vec![targets], Capabilities::default_allow())
         };
-        let policy = Policy::new(BTreeMap::new(), vec![rule("alice", "fleet-a/*"), rule("bob", "fleet-b/ins-b*")]).unwrap();
+        Self::with(fake, vec![rule("alice", "fleet-a/*"), rule("bob", "fleet-b/ins-b*")])
+    }
+
+    fn with(fake: impl Fn() -> Fake, rules: Vec<GrantRule>) -> Self {
+        let policy = Policy::new(BTreeMap::new(), rules).unwrap();
         let policy = policy.with_administrators(vec![OperatorPattern::parse("alice").unwrap()]).unwrap();
         let state = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(state.path()).unwrap();
@@ -198,6 +202,65 @@ async fn every_command_is_in_the_audit_with_its_exit_status() {
     assert!(started.iter().all(|event| event["event"] == "doctor.started"));
     assert!(events.iter().all(|event| event["ref"].is_string() && event["source"] == "192.0.2.1:1"));
     assert_eq!((&events[16]["words"], &events[16]["exit_status"]), (&"frobnicate\x1b[2J".into(), &2.into()));
+}
+
+#[tokio::test]
+async fn a_doctor_that_policy_denies_is_in_the_audit_as_that() {
+    let desk = Desk::new(cloud);
+    for name in ["ins-a1", "ins-b2", "ins-b9"] {
+        assert_eq!(desk.says("bob", &format!("doctor {name}")).await.exit, 1);
+    }
+    let lines = desk.audit().into_iter();
+    let told: Vec<_> = lines.map(|line| (line["event"].clone(), line["typed"].clone(), line["fleet"].clone())).collect();
+    let (none, text) = (serde_json::Value::Null, |text: &str| serde_json::Value::from(text));
+    assert_eq!(
+        told,
+        [
+            // No grant is for such a name, so nothing was asked.
+            (text("target.denied"), text("ins-a1"), none.clone()),
+            (text("command.run"), none.clone(), none.clone()),
+            (text("doctor.started"), text("ins-b2"), none.clone()),
+            (text("target.denied"), text("ins-b2"), text("fleet-a")),
+            (text("command.run"), none.clone(), none.clone()),
+            // It is not there: that is no denial.
+            (text("doctor.started"), text("ins-b9"), none.clone()),
+            (text("command.run"), none.clone(), none),
+        ]
+    );
+}
+
+/// Where it is never Tuesday.
+#[derive(Debug)]
+struct Mondays;
+
+impl Zone for Mondays {
+    fn local(&self, _: std::time::SystemTime) -> LocalMinute {
+        LocalMinute { weekday: 0, minute: 600 }
+    }
+}
+
+fn never() -> Hours {
+    Hours::parse("tue 00:00-24:00 Nowhere", |_| Some(Arc::new(Mondays))).unwrap()
+}
+
+#[tokio::test]
+async fn why_tells_the_grants_that_count_from_those_that_do_not() {
+    let rule = |target: &str| {
+        let targets = vec![TargetPattern::parse(target).unwrap()];
+        GrantRule::new(vec![OperatorPattern::Anyone], targets, Capabilities::default_allow())
+    };
+    let elsewhere = GrantRule { from: vec![Network::parse("10.0.0.0/8").unwrap()], ..rule("fleet-a/ins-*") };
+    let late = GrantRule { hours: vec![never()], ..rule("fleet-*/*") };
+    let desk = Desk::with(cloud, vec![elsewhere.clone(), late.clone(), rule("ins-a*")]);
+    let said = desk.says("bob", "why ins-a1").await;
+    let could = "1 of yours could match: ins-a*; not now: fleet-a/ins-* (for other addresses), fleet-*/* (outside its hours)";
+    assert!(said.exit == 0 && said.out.contains(could), "{said:?}");
+    let matches = said.out.lines().find(|line| line.starts_with("matches")).unwrap();
+    assert!(matches.ends_with(" ins-a*"), "{matches}");
+    let said = Desk::with(cloud, vec![elsewhere]).says("bob", "why ins-a1").await;
+    let none =
+        "none of yours that are for such a name counts now: the cloud API is not asked; not now: fleet-a/ins-* (for other addresses)";
+    assert!(said.exit == 1 && said.out.contains(none), "{said:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use super::Asked;
 use super::answer::{Answer, Exit, Report};
 use super::plain::plain;
 use super::table::Table;
-use crate::access::{Capability, GrantRule, RecordMode, Restrictions};
+use crate::access::{GrantRule, RecordMode, Restrictions};
 
 /// One grant as its operator is told of it.
 #[derive(Serialize)]
@@ -18,8 +18,8 @@ pub(super) struct GrantShown {
 
 impl GrantShown {
     pub(super) fn of(rule: &GrantRule) -> Self {
-        let allow = Capability::ALL.into_iter().filter(|capability| rule.allow.contains(*capability)).map(Capability::name).collect();
-        Self { targets: rule.targets.iter().map(ToString::to_string).collect(), allow, conditions: conditions(rule) }
+        let targets = rule.targets.iter().map(ToString::to_string).collect();
+        Self { targets, allow: rule.allow.names(), conditions: conditions(rule) }
     }
 }
 

@@ -1,12 +1,13 @@
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 use super::Asked;
 use super::answer::{Answer, Exit, Report, exit_of};
-use super::list::allowed;
 use super::plain::plain;
 use super::table::Table;
-use super::whoami::{GrantShown, restrictions};
-use crate::access::{Code, Failure, Grant, TargetName};
+use super::whoami::restrictions;
+use crate::access::{Code, Denied, Failure, Grant, TargetName};
 use crate::broker::{Broker, NotOpened, Upstream};
 
 #[derive(Serialize)]
@@ -55,15 +56,7 @@ pub(super) async fn why<U: Upstream>(broker: &Broker<U>, name: &TargetName, aske
         reference: asked.reference.to_string(),
     };
     why.say("name", what_is_named(name));
-    let could: Vec<GrantShown> =
-        asked.policy.grants_of(&asked.operator.name).filter(|rule| rule.could_match(name)).map(GrantShown::of).collect();
-    match could.is_empty() {
-        true => why.say("grants", "none of yours is for such a name, in any fleet: the cloud API is not asked".to_owned()),
-        false => {
-            let targets: Vec<String> = could.iter().map(|grant| grant.targets.join(" ")).collect();
-            why.say("grants", format!("{} of yours could match: {}", could.len(), targets.join(", ")));
-        }
-    }
+    why.say("grants", what_counts(name, asked));
     let asker = asked.asker();
     let decided = asked.in_time(&asker, async { Ok(broker.grant(&asked.operator, name, &asker).await) }).await;
     let decided = decided.unwrap_or_else(|failure| Err(NotOpened::failed(failure, None)));
@@ -81,6 +74,26 @@ fn what_is_named(name: &TargetName) -> String {
     }
 }
 
+/// The operator's grants for such a name: those that count now, and of the others why they do not.
+fn what_counts(name: &TargetName, asked: &Asked) -> String {
+    let now = SystemTime::now();
+    let (mut counting, mut others) = (Vec::new(), Vec::new());
+    for rule in asked.policy.grants_of(&asked.operator.name).filter(|rule| rule.could_match(name)) {
+        let targets = rule.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        match rule.counts(asked.operator.source.ip(), now) {
+            Ok(()) => counting.push(targets),
+            Err(Denied::OtherSource) => others.push(format!("{targets} (for other addresses)")),
+            Err(denied) => others.push(format!("{targets} ({denied})")),
+        }
+    }
+    let counts = match (counting.len(), others.is_empty()) {
+        (0, true) => return "none of yours is for such a name, in any fleet: the cloud API is not asked".to_owned(),
+        (0, false) => "none of yours that are for such a name counts now: the cloud API is not asked".to_owned(),
+        (number, _) => format!("{number} of yours could match: {}", counting.join(", ")),
+    };
+    if others.is_empty() { counts } else { format!("{counts}; not now: {}", others.join(", ")) }
+}
+
 impl Why {
     fn say(&mut self, step: &'static str, says: String) {
         self.steps.push(Step { step, says });
@@ -90,7 +103,7 @@ impl Why {
         let target = grant.target();
         self.allowed = true;
         self.fleet = Some(target.fleet.to_string());
-        self.allow = allowed(grant);
+        self.allow = grant.capabilities().names();
         self.say(
             "fleet",
             match name.fleet.is_some() {
@@ -98,9 +111,11 @@ impl Why {
                 false => format!("{}, says the cloud API", target.fleet),
             },
         );
+        let now = SystemTime::now();
         let matching: Vec<String> = asked
             .policy
             .grants_of(&asked.operator.name)
+            .filter(|rule| rule.counts(asked.operator.source.ip(), now).is_ok())
             .flat_map(|rule| &rule.targets)
             .filter(|pattern| pattern.takes(target))
             .map(ToString::to_string)

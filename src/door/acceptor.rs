@@ -183,7 +183,7 @@ impl Acceptor {
             attempts: arrival.attempts.clone(),
             name: None,
             outer: arrival.outer.clone(),
-            channels: SessionChannels::new(reached),
+            channels: SessionChannels::new(reached, arrival.outer.commands.clone()),
             jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),
@@ -247,9 +247,7 @@ impl Acceptor {
     }
 
     async fn record(&self, subject: &Subject, event: Event) {
-        if let Err(error) = self.shared.audit.record(subject, event).await {
-            tracing::error!(%error, "what happened to a connection could not be written to the audit");
-        }
+        self.shared.audit.tell(subject, event, "what happened to a connection").await;
     }
 }
 

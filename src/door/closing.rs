@@ -1,5 +1,8 @@
 use tokio_util::sync::CancellationToken;
 
+/// What an operator reads who comes too late.
+pub(super) const DRAINING: &str = "the broker is about to stop; connect again in a moment";
+
 /// How far the door is closed. Each step is for ever.
 #[derive(Debug, Clone, Default)]
 pub struct Closing {

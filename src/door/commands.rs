@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use russh::server::{Msg, Session};
 use russh::{Channel, ChannelId, ChannelWriteHalf};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::closing::DRAINING;
 use super::door::Shared;
 use super::tally::{Tally, TallyPermit};
-use crate::access::{FleetAliases, Operator, OperatorName};
-use crate::audit::{Event, Subject, Text};
+use crate::access::{Code, FleetAliases, Operator, OperatorName};
+use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::BoxFuture;
 
 /// What an operator says to the broker itself.
@@ -57,6 +60,8 @@ pub(super) struct SessionChannels {
     reached: SocketAddr,
     waiting: HashMap<ChannelId, Waiting>,
     open: Arc<Tally<()>>,
+    /// Those of them whose words are being answered: the connection is not idle.
+    running: Arc<Tally<()>>,
 }
 
 struct Waiting {
@@ -66,8 +71,8 @@ struct Waiting {
 }
 
 impl SessionChannels {
-    pub(super) fn new(reached: SocketAddr) -> Self {
-        Self { reached, waiting: HashMap::new(), open: Tally::new() }
+    pub(super) fn new(reached: SocketAddr, running: Arc<Tally<()>>) -> Self {
+        Self { reached, waiting: HashMap::new(), open: Tally::new(), running }
     }
 
     /// Whether there is room for one more. Without its half for reading the library drops what the client sends in: nothing waits.
@@ -103,7 +108,7 @@ impl SessionChannels {
         let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
         let name = operator.name.clone();
         let line = CommandLine { operator, words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
-        let shared = shared.clone();
+        let (shared, running) = (shared.clone(), self.running.take((), PER_CONNECTION));
         shared.clone().tracker.spawn(async move {
             let Waiting { channel, pty, permit } = waiting;
             let said = said(&shared, name, line).await;
@@ -122,7 +127,7 @@ impl SessionChannels {
                 tracing::debug!("an operator's client did not take the answer of a command");
             }
             let _ = channel.close().await;
-            drop(permit);
+            drop((permit, running));
         });
         Ok(())
     }
@@ -135,17 +140,71 @@ const STDERR: u32 = 1;
 async fn said(shared: &Shared, operator: OperatorName, line: CommandLine) -> Said {
     let busy = || format!("you have {PER_OPERATOR} commands running already, as many as you may [broker-busy]");
     let refusal = match (shared.is_draining(), shared.commands_by_operator.take(operator, PER_OPERATOR)) {
-        (false, Some(_permit)) => return shared.commands.run(line).await,
-        (true, _) => "the broker is about to stop; connect again in a moment [broker-draining]".to_owned(),
+        (false, Some(_permit)) => return run_alone(&*shared.commands, &shared.audit, line).await,
+        (true, _) => format!("{DRAINING} [{}]", Code::BrokerDraining.as_str()),
         (false, None) => busy(),
     };
     let event = Event::CommandRun { words: Text::new(&line.words), exit_status: FAILED };
-    if let Err(error) = shared.audit.record(&Subject::operator(&line.operator), event).await {
-        tracing::error!(%error, "a refused command could not be written to the audit");
+    shared.audit.tell(&Subject::operator(&line.operator), event, "a refused command").await;
+    failed(&refusal)
+}
+
+/// A panic ends this command alone, and is told.
+async fn run_alone(commands: &dyn Commands, audit: &Audit, line: CommandLine) -> Said {
+    let (subject, words) = (Subject::operator(&line.operator), Text::new(&line.words));
+    let answered = AssertUnwindSafe(async { commands.run(line).await }).catch_unwind().await;
+    match answered {
+        Ok(said) => said,
+        Err(_panic) => {
+            tracing::error!(operator = subject.operator.as_deref(), ?words, "a command ended in a panic");
+            audit.tell(&subject, Event::CommandCrashed { words }, "the crash of a command").await;
+            failed("something in the broker failed over this command; its log has more [broker-busy]")
+        }
     }
-    Said { err: format!("ssh-broker: {refusal}\n"), exit: FAILED, ..Said::default() }
+}
+
+fn failed(sentence: &str) -> Said {
+    Said { err: format!("ssh-broker: {sentence}\n"), exit: FAILED, ..Said::default() }
 }
 
 async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {
     Ok(to.write_all(text.as_bytes()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::samples;
+
+    struct Panics;
+
+    impl Commands for Panics {
+        fn run(&self, line: CommandLine) -> BoxFuture<'static, Said> {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                panic!("hunter2 {:?}", line.words)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_command_alone_and_is_in_the_audit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let config = crate::audit::Config { path: crate::audit::Sink::File(path.clone()), queue: 10, sync: false };
+        let (audit, writer) = Audit::start(&config, Box::new(|_| {})).unwrap();
+        let operator = samples::operator("alice");
+        let reached = "192.0.2.9:2222".parse().unwrap();
+        let line = CommandLine { operator, words: b"doctor ins-a".to_vec(), reached, aliases: FleetAliases::default() };
+        let said = run_alone(&Panics, &audit, line).await;
+        assert!(said.exit == FAILED && said.out.is_empty() && said.err.starts_with("ssh-broker: ") && !said.err.contains("hunter2"));
+        drop(audit);
+        writer.join().unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&line["event"], &line["words"], &line["operator"]),
+            (&"command.crashed".into(), &"doctor ins-a".into(), &"alice".into())
+        );
+    }
 }

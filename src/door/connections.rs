@@ -30,10 +30,12 @@ pub(super) struct Outer {
     /// As far as it is known: a balancer's, until its header has been read.
     source: Mutex<SocketAddr>,
     pub(super) sessions: Arc<Tally<()>>,
+    /// Commands to the broker itself that run, or whose answer is being taken.
+    pub(super) commands: Arc<Tally<()>>,
     /// Ends it.
     pub(super) end: CancellationToken,
     proven: Mutex<Option<Proven>>,
-    /// Since when it carries no session, as far as somebody looked.
+    /// Since when it carries nothing, as far as somebody looked.
     idle_since: Mutex<Option<Instant>>,
 }
 
@@ -111,10 +113,10 @@ impl Outer {
         Some(Judged { source, operator })
     }
 
-    /// Whether it has carried no session for so long.
+    /// Whether it has carried no session and run no command for so long.
     fn is_idle(&self, grace: Duration, now: Instant) -> bool {
         let mut idle_since = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.sessions.held(&()) > 0 {
+        if self.sessions.held(&()) > 0 || self.commands.held(&()) > 0 {
             *idle_since = None;
             return false;
         }
@@ -128,6 +130,7 @@ impl Connections {
         let outer = Arc::new(Outer {
             source: Mutex::new(source),
             sessions: Tally::new(),
+            commands: Tally::new(),
             end,
             proven: Mutex::default(),
             idle_since: Mutex::default(),
@@ -157,7 +160,7 @@ impl Connections {
         self.list().iter().filter(|outer| outer.source() == source).for_each(|outer| outer.end.cancel());
     }
 
-    /// Ends the connections that have carried no session for so long.
+    /// Ends the connections that have carried nothing for so long.
     pub(super) fn end_idle(&self, grace: Duration) {
         let now = Instant::now();
         self.list().iter().filter(|outer| outer.is_idle(grace, now)).for_each(|outer| outer.end.cancel());
@@ -182,11 +185,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_connection_that_stays_without_sessions_is_idle() {
+    async fn only_a_connection_that_stays_without_sessions_and_commands_is_idle() {
         let connections = Arc::new(Connections::default());
         let source = |port| SocketAddr::from(([192, 0, 2, 1], port));
         let (busy, idle) = (connections.enter(source(1), CancellationToken::new()), connections.enter(source(2), CancellationToken::new()));
+        let asks = connections.enter(source(3), CancellationToken::new());
         let session = busy.outer.sessions.take((), 1).unwrap();
+        let command = asks.outer.commands.take((), 1).unwrap();
         let grace = Duration::from_secs(10);
         let look = async |seconds| {
             tokio::time::advance(Duration::from_secs(seconds)).await;
@@ -196,11 +201,13 @@ mod tests {
         look(9).await;
         assert!(!idle.outer.end.is_cancelled());
         look(1).await;
-        assert!(idle.outer.end.is_cancelled() && !busy.outer.end.is_cancelled());
-        drop(session);
+        assert!(idle.outer.end.is_cancelled() && !busy.outer.end.is_cancelled() && !asks.outer.end.is_cancelled());
+        drop((session, command));
         look(60).await;
         assert!(!busy.outer.end.is_cancelled(), "it is idle since it was seen to be");
-        drop(idle);
+        look(10).await;
+        assert!(asks.outer.end.is_cancelled());
+        drop((idle, asks));
         assert_eq!(connections.counts(), ConnectionCounts { proven: 0, unproven: 1 });
     }
 }

@@ -145,11 +145,12 @@ impl Door {
             cipher::AES_192_CTR,
             cipher::AES_256_CTR,
         ];
-        let limits = fitted(config.limits);
+        let rules = Rules::read(&config, aliases)?;
+        let limits = rules.limits;
         let pulse = Arc::new(Pulse::new());
         Ok(Self {
             shared: Arc::new(Shared {
-                rules: RwLock::new(Arc::new(Rules::read(&config, aliases)?)),
+                rules: RwLock::new(Arc::new(rules)),
                 audit,
                 sessions,
                 commands,

@@ -45,7 +45,8 @@ pub(super) fn queue_len(limit: usize) -> usize {
 pub(super) struct Gauge {
     waiting: AtomicI64,
     limit: i64,
-    /// Whether the session found nothing when it last looked, and so will be run for what has come since.
+    /// Whether the session found nothing when it last looked, and so will be run for what has come since. Not for longer than that: one
+    /// that waits for something else leaves what has come.
     hungry: AtomicBool,
     /// Bytes taken so far, by which a session that stands still is told from a slow one.
     taken: AtomicU64,
@@ -109,6 +110,7 @@ impl Gauge {
         if !self.is_over(self.limit / FULL) {
             return Counted::Fits;
         }
+        self.feed().await;
         let patience = if shared { STALL } else { STALL_ALONE };
         loop {
             let over = self.is_over(self.limit) && !self.is_closed();
@@ -127,6 +129,18 @@ impl Gauge {
                     let _ = timeout(TRICKLE_PAUSE, self.room.notified()).await;
                 }
                 return Counted::Fits;
+            }
+        }
+    }
+
+    /// Lets a hungry session run. It was woken by what has come, so it has its turn before this task has the next one (both are on one
+    /// thread); when it took nothing, it is not hungry.
+    async fn feed(&self) {
+        if self.hungry.load(Ordering::Relaxed) {
+            let taken = self.taken.load(Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            if self.taken.load(Ordering::Relaxed) == taken {
+                self.hungry.store(false, Ordering::Relaxed);
             }
         }
     }
@@ -201,6 +215,41 @@ mod tests {
             // What comes after the end is nobody's to wait for.
             assert_eq!(gauge.put(100_000, shared).await, Counted::Fits);
         }
+    }
+
+    /// A session that waits for its recorder, or the instance, when its pipe was empty.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_had_taken_all_and_takes_nothing_more_is_held_back_before_its_pipe_is_full() {
+        let gauge = Gauge::new(20_000);
+        gauge.take(0, true);
+        assert_eq!((gauge.put(2_000, true).await, gauge.is_full()), (Counted::Fits, false));
+        let started = Instant::now();
+        assert_eq!((gauge.put(2_000, true).await, gauge.is_full()), (Counted::Fits, true));
+        assert!(started.elapsed() <= TRICKLE_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_what_comes_as_soon_as_it_runs_is_not_held_back() {
+        let gauge = Gauge::new(20_000);
+        let came = Arc::new(Notify::new());
+        let session = tokio::spawn({
+            let (gauge, came) = (gauge.clone(), came.clone());
+            async move {
+                loop {
+                    gauge.take(0, true);
+                    came.notified().await;
+                    gauge.take(15_000, false);
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        let started = Instant::now();
+        for _ in 0..10 {
+            came.notify_one();
+            assert_eq!((gauge.put(15_000, true).await, gauge.is_full()), (Counted::Fits, false));
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        session.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use ssh_key::Certificate;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::closing::DRAINING;
 use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
 use super::door::{SessionPermits, Shared};
@@ -26,8 +27,6 @@ use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
-
-const UNAUDITED: &str = "the broker cannot serve this now: its audit cannot be written";
 
 /// What a connection leaves for the audit when nobody was proven.
 #[derive(Debug, Default)]
@@ -119,10 +118,10 @@ impl Connection {
     fn judge(&self, operator: &Operator, host: &str) -> Option<(Result<TargetName, Failure>, Slots)> {
         let refused = |failure| Some((Err(failure), Slots::Refusal(self.refusals.take((), REFUSALS)?)));
         if let Err(error) = self.settle() {
-            return refused(Failure::new(Code::BrokerBusy, UNAUDITED).because(error));
+            return refused(error.into());
         }
         if self.shared.is_draining() {
-            return refused(Failure::new(Code::BrokerDraining, "the broker is about to stop; connect again in a moment"));
+            return refused(Failure::new(Code::BrokerDraining, DRAINING));
         }
         let name = match TargetName::parse(host, &self.shared.rules().aliases) {
             Ok(name) => name,
@@ -143,6 +142,15 @@ impl Connection {
 /// The host string as it may be shown.
 fn shown(host: &str) -> String {
     host.chars().take(TargetName::MAX_LEN).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// What a forward is for. A number that is no port, which SSH has room for, is refused as a name that is no target's: with a sentence, and
+/// in the audit.
+fn forwarded(name: Result<TargetName, Failure>, port: u32) -> (Result<TargetName, Failure>, u16) {
+    match u16::try_from(port) {
+        Ok(port) => (name, port),
+        Err(_) => (name.and_then(|_| Err(Failure::new(Code::TargetName, format!("there is no port {port}")))), 0),
+    }
 }
 
 /// Whose connection is gone, so are their forwards.
@@ -230,10 +238,7 @@ impl Handler for Connection {
             self.spawn(self.shared.sessions.run(jump), slots);
             return Ok(());
         }
-        let Ok(port) = u16::try_from(port) else {
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
-            return Ok(());
-        };
+        let (name, port) = forwarded(name, port);
         let gone = CancellationToken::new();
         self.forwards.retain(|_, gone| !gone.is_cancelled());
         self.forwards.insert(channel.id(), gone.clone());
@@ -320,5 +325,24 @@ impl Handler for Connection {
 
     fn adjust_window(&mut self, channel: ChannelId, _current: u32) -> u32 {
         self.jumps.window(channel, gauge::window(self.shared.pipe()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::FleetAliases;
+
+    #[test]
+    fn a_number_that_is_no_port_is_told_of_and_what_was_wrong_before_it_stays() {
+        let name = || TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!());
+        assert!(matches!(forwarded(name(), 65_535), (Ok(_), 65_535)));
+        for port in [65_536, 65_536 + 22, u32::MAX] {
+            let (refused, _) = forwarded(name(), port);
+            let failure = refused.unwrap_err();
+            assert_eq!((failure.code, failure.text), (Code::TargetName, format!("there is no port {port}")));
+        }
+        let full = || Err(Failure::new(Code::BrokerBusy, "full"));
+        assert_eq!(forwarded(full(), 65_536).0.unwrap_err().code, Code::BrokerBusy);
     }
 }

@@ -40,16 +40,11 @@ impl Rejected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{OperatorName, Restrictions};
+    use crate::access::samples;
 
     #[test]
     fn a_thousand_rejections_are_eleven_lines_with_their_sum() {
-        let operator = Operator {
-            name: OperatorName::parse("alice").unwrap(),
-            key: "k".into(),
-            source: "192.0.2.1:7".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
+        let operator = samples::operator("alice");
         let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 100);
         let mut rejected = Rejected::default();
         for _ in 0..1000 {

@@ -19,7 +19,7 @@ use super::retry::{Backoff, RetryBudget};
 use super::stats::{Counters, QuotaState, Stats};
 use super::wire::{Action, Question};
 use super::{Config, answer};
-use crate::access::{Failure, FleetId, InstanceId, Invalid, Lease, Target};
+use crate::access::{Failure, FleetId, InstanceId, Invalid, Lease, Target, with_causes};
 use crate::broker::{Asker, BoxFuture, Cloud, Located};
 
 /// Why the client could not be made: every one is for the administrator.
@@ -29,7 +29,7 @@ pub enum ClientError {
     Setting(#[from] Invalid),
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("failed to set up HTTP and TLS")]
+    #[error("cannot set up HTTP and TLS (Debian's package ca-certificates has the roots that TLS needs): {}", with_causes(.0))]
     Http(#[from] reqwest::Error),
 }
 

@@ -67,14 +67,14 @@ impl Client {
     /// Finds the fleet of an instance, the cheapest way that this endpoint offers.
     pub(super) async fn resolve(&self, instance: &InstanceId, candidates: &[FleetId], asker: &Asker) -> Result<Located, Failure> {
         let way = match self.find_everywhere(instance, asker).await.map_err(Problem::into_failure)? {
-            Ok(fleets) => return located(instance, fleets),
+            Ok(fleets) => return located(instance, &fleets, candidates),
             Err(way) => way,
         };
         if way == Way::FleetByFleet {
             match self.find_by_fleet(instance, candidates, asker).await {
                 Err(problem) if problem.is_unknown_action() => self.ways.learn(Way::AccessOnly),
                 Err(problem) => return Err(problem.into_failure()),
-                Ok(fleets) => return located(instance, fleets),
+                Ok(fleets) => return located(instance, &fleets, candidates),
             }
         }
         self.find_by_access(instance, candidates, asker).await
@@ -158,13 +158,13 @@ impl Client {
             return Err(Failure::new(Code::TargetName, text).because("the site has no DescribeInstances, and gse.fleets is empty"));
         }
         if let [fleet] = self.fleets.as_slice() {
-            return Ok(Located { target: Target { fleet: fleet.clone(), instance: instance.clone() }, lease: None });
+            return Ok(Located { target: Target { fleet: fleet.clone(), instance: instance.clone() }, lease: None, for_all: true });
         }
         let mut unclear = None;
         for fleet in candidates {
             let target = Target { fleet: fleet.clone(), instance: instance.clone() };
             match self.instance_access(&target, asker).await {
-                Ok(lease) => return Ok(Located { target, lease: Some(lease) }),
+                Ok(lease) => return Ok(Located { target, lease: Some(lease), for_all: true }),
                 Err(problem) if problem.api_class() == Some(Class::NotFound) => {}
                 // It may be there all the same, so this must not be remembered as "not found".
                 Err(problem) if problem.is_unauthorized() || problem.api_class() == Some(Class::Refused) => unclear = Some(problem),
@@ -175,13 +175,22 @@ impl Client {
     }
 }
 
-fn located(instance: &InstanceId, mut fleets: Vec<FleetId>) -> Result<Located, Failure> {
-    match (fleets.pop(), fleets.is_empty()) {
-        (Some(fleet), true) => Ok(Located { target: Target { fleet, instance: instance.clone() }, lease: None }),
-        (Some(_), false) => {
+/// Of several fleets, only those in which the asker may reach the instance count: that it is in another is nobody else's to learn.
+fn located(instance: &InstanceId, fleets: &[FleetId], candidates: &[FleetId]) -> Result<Located, Failure> {
+    let located =
+        |fleet: &FleetId, for_all| Located { target: Target { fleet: fleet.clone(), instance: instance.clone() }, lease: None, for_all };
+    let mut reachable = fleets.iter().filter(|fleet| candidates.contains(fleet));
+    match (fleets, reachable.next(), reachable.next()) {
+        ([], ..) => Err(Failure::target_refused().because("no fleet has it")),
+        ([fleet], ..) => Ok(located(fleet, true)),
+        (_, Some(fleet), None) => Ok(located(fleet, false)),
+        (_, Some(_), Some(_)) => {
             let text = format!("more than one fleet has it; name the fleet: {instance}.fleet-…");
             Err(Failure::new(Code::TargetName, text))
         }
-        (None, _) => Err(Failure::target_refused().because("no fleet has it")),
+        (_, None, _) => {
+            let cause = "more than one fleet has it, and the asker may reach it in none of gse.fleets; its name with the fleet would do";
+            Err(Failure::target_refused().because(cause))
+        }
     }
 }

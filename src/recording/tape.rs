@@ -84,7 +84,7 @@ struct Head<'a> {
 impl Tape {
     /// Begins the recording of a session with its own file, which is there when this returns.
     pub async fn begin(recorder: &Recorder, terms: Recording, subject: &Subject, typed: &str) -> Result<Self, Failure> {
-        let reference = subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let reference = subject.shown_reference();
         let now = jiff::Timestamp::now();
         let date = now.strftime("%Y-%m-%d").to_string();
         let name = random().map(|random| format!("{date}/{reference}-{random}.jsonl")).map_err(failed)?;

@@ -1,8 +1,12 @@
 //! What systemd is told (`sd_notify(3)`). Without `$NOTIFY_SOCKET` nobody is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+/// systemd listens to the main process alone, and logs a warning for everything that another one says.
+static HANDED_OVER: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -25,9 +29,10 @@ pub(super) fn stopping(status: &str, limit: Duration) {
     tell(&[NotifyState::Stopping, limit, NotifyState::Status(status)]);
 }
 
-/// Another process is the service from now on.
+/// Another process is the service from now on, and this one has nothing more to tell.
 pub(super) fn main_process(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);
+    HANDED_OVER.store(true, Ordering::Relaxed);
 }
 
 pub(super) fn alive() {
@@ -35,6 +40,9 @@ pub(super) fn alive() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
+    if HANDED_OVER.load(Ordering::Relaxed) {
+        return;
+    }
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot tell the service manager");
     }

@@ -101,10 +101,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::access::{
-        Capabilities, FleetId, GrantRule, Hours, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target,
-        TargetPattern, Utc,
-    };
+    use crate::access::{Hours, Utc, samples};
     use crate::audit::Subject;
 
     /// A Monday, 19:00 in UTC.
@@ -113,19 +110,10 @@ mod tests {
     }
 
     fn running(hours: Option<&str>, max_session: Option<u64>) -> Running {
-        let mut rule =
-            GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], Capabilities::default_allow());
+        let mut rule = samples::rule();
         rule.hours = hours.map(|text| Hours::parse(text, |_| Some(Arc::new(Utc))).unwrap()).into_iter().collect();
         rule.max_session = max_session.map(Duration::from_secs);
-        let operator = Operator {
-            name: OperatorName::parse("alice").unwrap(),
-            key: "SHA256:x".into(),
-            source: "192.0.2.1:1".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
-        let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-        let grant = Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, evening()).unwrap();
-        Running::new(Subject::default(), grant, "ins-a".to_owned(), std::time::Instant::now())
+        Running::new(Subject::default(), samples::grant(rule, evening()), "ins-a".to_owned(), std::time::Instant::now())
     }
 
     /// What a session hears, each at its second.

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::access::{Failure, Grant, Reference};
+use crate::access::{Failure, Grant};
 use crate::audit::Subject;
 use crate::splice::{Farewell, Orders};
 
@@ -73,6 +75,17 @@ impl Running {
         self.granted.subscribe()
     }
 
+    /// Does the session's work, all of it in one task, and answers as long as that turns: also when what it carried has ended, and it waits
+    /// for its recording or the audit to take the end. A slow disk is no reason to end a broker.
+    pub(super) async fn answering<T>(&self, work: impl Future<Output = T>) -> T {
+        let (orders, mut work) = (self.orders(), pin!(work));
+        poll_fn(|cx| {
+            let _ = orders.poll(cx);
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
     /// Asks it whether it still runs.
     pub fn ask(&self, round: u64) {
         self.orders.ask(round);
@@ -84,7 +97,7 @@ impl Running {
     }
 
     fn farewell(&self, failure: &Failure) -> Farewell {
-        let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let reference = self.subject.shown_reference();
         let sentence = failure.sentence(&self.typed, reference);
         Farewell { sentence, reason: format!("broker: {}: {}", failure.code.as_str(), failure.chain()) }
     }
@@ -119,25 +132,11 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use super::*;
-    use crate::access::{
-        Capabilities, Code, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, RecordMode, Recording,
-        Restrictions, Target, TargetPattern,
-    };
+    use crate::access::{Code, GrantRule, RecordMode, Recording, samples};
 
     fn grant(recording: Recording) -> Grant {
-        let (operators, targets) = (vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()]);
-        let rule = GrantRule { recording, ..GrantRule::new(operators, targets, Capabilities::default_allow()) };
-        let operator = Operator {
-            name: OperatorName::parse("alice").unwrap(),
-            key: "SHA256:x".into(),
-            source: "192.0.2.1:1".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
-        let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-        Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
+        samples::grant(GrantRule { recording, ..samples::rule() }, std::time::UNIX_EPOCH)
     }
 
     #[tokio::test]

@@ -2,11 +2,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use super::recorded::end_unused;
 use super::trail::{Owed, Trail};
-use super::{SessionRunner, broken, ms};
-use crate::access::{Code, Failure, Grant, Reference, TargetName};
+use super::{SessionRunner, broken};
+use crate::access::{Failure, Grant, TargetName};
 use crate::audit::{Event, Subject, Text};
-use crate::broker::{Asker, NotOpened, Opened};
+use crate::broker::{Asker, NotOpened, Opened, ms};
 use crate::door::{ByteStream, Jump};
 use crate::quick_ack::QuickAck;
 use crate::recording::Tape;
@@ -35,7 +36,7 @@ pub(super) struct Opening<'a> {
 impl Opening<'_> {
     /// `None` when there is no session; the operator has read why, as far as the client was there to read it.
     pub(super) async fn run(self, jump: Jump) -> Option<Begun> {
-        let reference = self.subject.reference.unwrap_or_else(|| Reference::from_random(0));
+        let reference = self.subject.shown_reference();
         let typed = jump.typed.clone();
         let (identity, name) = match self.identity(&jump) {
             Ok(identity) => identity,
@@ -58,7 +59,7 @@ impl Opening<'_> {
         let outcome = {
             let opening = self.runner.broker.open(&jump.operator, &name, &asker, &trail);
             let opening = tokio::time::timeout_at(deadline.into(), opening);
-            let opening = async { opening.await.unwrap_or_else(|_| Err(out_of_time(&asker))) };
+            let opening = async { opening.await.unwrap_or_else(|_| Err(asker.out_of_time().into())) };
             self.side_by_side(&mut downstream, opening, &asker, &typed).await
         };
         let mut owed = trail.into_owed();
@@ -72,10 +73,10 @@ impl Opening<'_> {
                 None
             }
             Ok(Err(refused)) => {
-                self.refuse(downstream, &typed, reference, refused, owed).await;
+                self.refuse(downstream, &typed, refused, owed, None).await;
                 None
             }
-            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, reference, owed).await,
+            Ok(Ok(opened)) => self.admit(downstream, opened, &typed, owed).await,
         }
     }
 
@@ -142,22 +143,14 @@ impl Opening<'_> {
         }
     }
 
-    async fn admit(
-        self,
-        mut downstream: Downstream,
-        opened: Opened<Upstream>,
-        typed: &str,
-        reference: Reference,
-        mut owed: Owed,
-    ) -> Option<Begun> {
+    async fn admit(self, mut downstream: Downstream, opened: Opened<Upstream>, typed: &str, mut owed: Owed) -> Option<Begun> {
+        let reference = self.subject.shown_reference();
         let Opened { leg: upstream, grant, lease, phases } = opened;
-        self.subject.set_target(grant.target());
-        self.subject.login = Some(lease.login.as_str().into());
-        self.subject.request_id = Some(lease.request_id.as_str().into());
+        self.subject.set_lease(&lease);
         let tape = match self.runner.record(&grant, typed, self.subject, &mut owed).await {
             Ok(tape) => tape,
             Err(failure) => {
-                self.refuse(downstream, typed, reference, failure.into(), owed).await;
+                self.refuse(downstream, typed, failure.into(), owed, None).await;
                 return None;
             }
         };
@@ -177,9 +170,8 @@ impl Opening<'_> {
             auth_ms: ms(phases.auth),
             total_ms: ms(self.started.elapsed()),
         };
-        owed.push((self.subject.clone(), event));
-        if let Err(failure) = owed.record_in_time().await {
-            self.refuse(downstream, typed, reference, failure.into(), owed).await;
+        if let Err(failure) = owed.record_opened((self.subject.clone(), event)).await {
+            self.refuse(downstream, typed, failure.into(), owed, tape).await;
             return None;
         }
         tracing::info!(session = %reference, target = %grant.target(), operator = %grant.operator().name, "session opened");
@@ -187,6 +179,7 @@ impl Opening<'_> {
             tracing::debug!(%error, session = %reference, "the downstream leg failed at the last step");
             let reason = Text::new(format!("operator: {error}").as_bytes());
             let closed = Event::SessionClosed { reason, bytes_down: 0, bytes_up: 0, duration_s: self.started.elapsed().as_secs_f64() };
+            end_unused(tape, self.subject, &mut owed).await;
             owed.push((self.subject.clone(), closed));
             owed.record_rest().await;
             return None;
@@ -196,15 +189,16 @@ impl Opening<'_> {
 
     /// The operator reads the sentence as a banner, and as the reason of the disconnect for clients that show no banners. What the audit
     /// has room for is there before, the rest behind it: an audit that takes nothing keeps nobody from reading why.
-    async fn refuse(&self, mut downstream: Downstream, typed: &str, reference: Reference, refused: NotOpened, mut owed: Owed) {
+    async fn refuse(&self, mut downstream: Downstream, typed: &str, refused: NotOpened, mut owed: Owed, tape: Option<Tape>) {
         owed.push(SessionRunner::refusal(self.subject, typed, &refused));
         owed.record_now();
-        let sentence = refused.failure.sentence(typed, reference);
+        let sentence = refused.failure.sentence(typed, self.subject.shown_reference());
         let said = ServerAuth::banner(&mut downstream.leg, &format!("{sentence}\r\n"))
             .and_then(|()| downstream.leg.disconnect(msg::reason::NO_MORE_AUTH_METHODS, &sentence));
         if said.is_ok() {
             let _ = tokio::time::timeout(LAST_WORDS, downstream.part()).await;
         }
+        end_unused(tape, self.subject, &mut owed).await;
         owed.record_rest().await;
     }
 }
@@ -234,12 +228,4 @@ async fn refuse_in_clear(stream: Box<dyn ByteStream>, identity: HostIdentity, se
         connection.part().await
     };
     let _ = tokio::time::timeout(LAST_WORDS, said).await;
-}
-
-pub(super) fn out_of_time(asker: &Asker) -> NotOpened {
-    let failure = match asker.place().ahead() {
-        Some(_) => Failure::new(Code::ApiThrottled, "the cloud API's quota is used up; try again in a moment"),
-        None => Failure::new(Code::ApiUnavailable, "the cloud API or the instance took too long"),
-    };
-    failure.into()
 }

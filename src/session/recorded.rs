@@ -26,6 +26,15 @@ impl SessionRunner {
     }
 }
 
+/// Ends the recording of what does not begin after all, so that the audit has its end as it has its start.
+pub(super) async fn end_unused(tape: Option<Tape>, subject: &Subject, owed: &mut Owed) {
+    if let Some(tape) = tape
+        && let Some(event) = tape.finish().await
+    {
+        owed.push((subject.clone(), event));
+    }
+}
+
 /// The recording of a raw forward: one flow.
 #[derive(Default)]
 pub(super) struct Flow {

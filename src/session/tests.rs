@@ -1,16 +1,16 @@
+mod forwards;
+
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::access::{
-    Capabilities, FleetAliases, FleetId, Grant, GrantRule, InstanceId, Lease, Operator, OperatorName, OperatorPattern, Policy,
-    Restrictions, Target, TargetName, TargetPattern,
-};
+use crate::access::samples::{self, operator};
+use crate::access::{FleetAliases, FleetId, Grant, GrantRule, InstanceId, Lease, Policy, Ports, Recording, Secret, Target, TargetName};
 use crate::broker::{Asker, Leased, Leases};
 use crate::keys::Keys;
 use crate::recording;
@@ -30,12 +30,17 @@ impl HostCertificates for Certificates {
     }
 }
 
-/// A cloud before which the start of the session must be in the audit already, and which then panics or refuses.
+/// A cloud before which the start of the session must be in the audit already, and which then panics or refuses, or leases an instance at
+/// 127.0.0.1.
 struct Cloud {
     panics: bool,
+    leases: bool,
+    at_lease: AtLease,
     kept_before: Arc<AtomicBool>,
     lines: Lines,
 }
+
+type AtLease = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 impl Cloud {
     fn ask(&self) -> Failure {
@@ -47,12 +52,26 @@ impl Cloud {
 }
 
 impl Leases for Cloud {
-    fn locate<'a>(&'a self, _: &'a InstanceId, _: &'a [FleetId], _: &'a Asker) -> BoxFuture<'a, Result<Target, Failure>> {
-        Box::pin(async { Err(self.ask()) })
+    fn locate<'a>(&'a self, instance: &'a InstanceId, _: &'a [FleetId], _: &'a Asker) -> BoxFuture<'a, Result<Target, Failure>> {
+        let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: instance.clone() };
+        Box::pin(async move { if self.leases { Ok(target) } else { Err(self.ask()) } })
     }
 
-    fn lease<'a>(&'a self, _: &'a Grant, _: &'a Asker) -> BoxFuture<'a, Result<Leased, Failure>> {
-        Box::pin(async { Err(self.ask()) })
+    fn lease<'a>(&'a self, grant: &'a Grant, _: &'a Asker) -> BoxFuture<'a, Result<Leased, Failure>> {
+        if let Some(at_lease) = self.at_lease.lock().unwrap().take() {
+            at_lease();
+        }
+        let lease = Lease {
+            target: grant.target().clone(),
+            login: "root".to_owned(),
+            secret: Secret::new(b"x".to_vec()),
+            address: Ipv4Addr::LOCALHOST.into(),
+            operating_system: None,
+            request_id: "req-1".to_owned(),
+            quota_wait: Duration::ZERO,
+            api_time: Duration::ZERO,
+        };
+        Box::pin(async move { if self.leases { Ok(Leased { lease: Arc::new(lease), cached: false }) } else { Err(self.ask()) } })
     }
 
     fn renew<'a>(&'a self, _: &'a Grant, _: &'a Arc<Lease>, _: &'a Asker) -> BoxFuture<'a, Result<Arc<Lease>, Failure>> {
@@ -65,6 +84,7 @@ impl Leases for Cloud {
 struct Lines {
     bytes: Arc<Mutex<Vec<u8>>>,
     fails: Arc<AtomicBool>,
+    blocks: Arc<AtomicBool>,
 }
 
 impl Lines {
@@ -77,6 +97,9 @@ impl Lines {
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        while self.blocks.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.fails.load(Ordering::SeqCst) {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
@@ -94,41 +117,51 @@ struct House {
     lines: Lines,
     kept_before: Arc<AtomicBool>,
     audit: Audit,
+    at_lease: AtLease,
+    _dir: tempfile::TempDir,
 }
 
 fn house(panics: bool) -> House {
+    build(panics, false, Recording::default(), Config::default())
+}
+
+fn build(panics: bool, leases: bool, recording: Recording, config: Config) -> House {
     let (lines, kept_before) = (Lines::default(), Arc::new(AtomicBool::new(false)));
-    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow());
+    let rule = GrantRule { ports: Ports::parse("1-65535").unwrap(), recording, ..samples::rule() };
     let dialer = Dialer::new(upstream::Config {
         connect_timeout: Duration::from_secs(1),
         handshake_timeout: Duration::from_secs(1),
         host_keys: HostKeys::AcceptNew,
         known_hosts: "/nonexistent/known_hosts".into(),
-        allowed_networks: Vec::new(),
+        allowed_networks: vec!["127.0.0.0/8".parse().unwrap()],
         legacy_algorithms: LegacyAlgorithms::Never,
         ssh_port: 22,
         ssh_ports: BTreeMap::new(),
     });
-    let cloud = Cloud { panics, kept_before: kept_before.clone(), lines: lines.clone() };
+    let at_lease = AtLease::default();
+    let cloud = Cloud { panics, leases, at_lease: at_lease.clone(), kept_before: kept_before.clone(), lines: lines.clone() };
     let broker = Broker::new(Policy::new(Default::default(), vec![rule]).unwrap(), Vec::new(), Arc::new(cloud), dialer.unwrap());
     let (audit, _writer) = Audit::with_sink(Box::new(lines.clone()), 100);
     let dir = tempfile::tempdir().unwrap();
     let certificates = Arc::new(Certificates(Keys::load_or_create(dir.path()).unwrap()));
     let (recorder, _writer) = Recorder::start(recording::Config { dir: dir.path().join("recordings"), queue: 1 << 20 }).unwrap();
-    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), recorder, certificates, Config::default()));
-    House { runner, lines, kept_before, audit }
+    let runner = Runner(SessionRunner::new(Arc::new(broker), audit.clone(), recorder, certificates, config));
+    House { runner, lines, kept_before, audit, at_lease, _dir: dir }
 }
 
 fn jump() -> (Jump, tokio::io::DuplexStream) {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let operator = Operator {
-        name: OperatorName::parse("alice").unwrap(),
-        key: "k".into(),
-        source: SocketAddr::from(([192, 0, 2, 1], 7)),
-        restrictions: Restrictions::default(),
-    };
     let name = TargetName::parse("ins-a", &FleetAliases::default()).map_err(|_| unreachable!());
-    (Jump { operator, client_version: "SSH-2.0-x".to_owned(), typed: "ins-a".to_owned(), name, stream: Box::new(near) }, far)
+    (
+        Jump {
+            operator: operator("alice"),
+            client_version: "SSH-2.0-x".to_owned(),
+            typed: "ins-a".to_owned(),
+            name,
+            stream: Box::new(near),
+        },
+        far,
+    )
 }
 
 /// What an operator's client is told when it is not let in.

@@ -1,14 +1,9 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use super::broken;
 use crate::access::{Failure, Lease, Target, TargetName};
 use crate::audit::{Audit, AuditError, Event, Subject, Text};
 use crate::broker::{BoxFuture, Witness};
-
-/// For the audit to take what has to be there before the operator is let in.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Collects what an opening learns; it is written to the audit before the operator is let in or refused.
 pub(super) struct Trail {
@@ -53,18 +48,15 @@ impl Witness for Trail {
             subject.target = Some(name.instance.as_str().into());
             subject.fleet = name.fleet.as_ref().map(|fleet| fleet.as_str().into());
             let event = Event::SessionStarted { typed: self.typed.clone(), client: self.client.clone() };
-            self.audit.record_durably(&subject, event, PATIENCE).await.map_err(unaudited)
+            Ok(self.audit.record_durably(&subject, event, Audit::PATIENCE).await?)
         })
     }
 
     fn leased(&self, lease: &Lease, cached: bool) {
-        let mut subject = self.subject(&lease.target);
-        subject.login = Some(lease.login.as_str().into());
-        subject.request_id = Some(lease.request_id.as_str().into());
-        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = subject.clone();
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.set_lease(lease);
         if !cached {
-            let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-            self.push(subject, Event::LeaseFetched { quota_ms: ms(lease.quota_wait), api_ms: ms(lease.api_time) });
+            self.push(base.clone(), Event::lease_fetched(lease));
         }
     }
 
@@ -101,28 +93,31 @@ impl Owed {
         }
     }
 
-    /// All of it, or why there will be no session.
-    pub(super) async fn record_in_time(&mut self) -> Result<(), Failure> {
-        let recorded = tokio::time::timeout(PATIENCE, async {
+    /// All of it, and at last that it is open; or why there will be no session, which then has not been open.
+    pub(super) async fn record_opened(&mut self, opened: (Subject, Event)) -> Result<(), Failure> {
+        self.events.push_back(opened);
+        let recorded = self.record_in_time().await;
+        if recorded.is_err() {
+            self.events.pop_back();
+        }
+        recorded
+    }
+
+    async fn record_in_time(&mut self) -> Result<(), Failure> {
+        let recorded = tokio::time::timeout(Audit::PATIENCE, async {
             while let Some((subject, event)) = self.events.front() {
                 self.audit.record(subject, event.clone()).await?;
                 self.events.pop_front();
             }
             Ok(())
         });
-        recorded.await.unwrap_or(Err(AuditError::Stalled(PATIENCE))).map_err(unaudited)
+        Ok(recorded.await.unwrap_or(Err(AuditError::Stalled(Audit::PATIENCE)))?)
     }
 
     /// However long it takes: nobody waits for it but this session's place under the limits.
     pub(super) async fn record_rest(self) {
         for (subject, event) in self.events {
-            if let Err(error) = self.audit.record(&subject, event).await {
-                tracing::error!(%error, "what became of an opening could not be written to the audit");
-            }
+            self.audit.tell(&subject, event, "what became of an opening").await;
         }
     }
-}
-
-fn unaudited(error: AuditError) -> Failure {
-    broken("its audit cannot be written").because(error)
 }

@@ -62,6 +62,10 @@ impl FileCheck {
                 _ => Ok(()),
             }),
             FileKind::RevokedKeys => self.public_keys(check_revoked, owners, report).map(|_| ()),
+            FileKind::Secret { by_systemd: true } if purpose == Purpose::Check && self.is_hidden() => {
+                report.warn(&self.key, "not checked here, for systemd shows a unit's credentials to its main process alone");
+                Ok(())
+            }
             FileKind::Secret { by_systemd } => secret_file(&self.path, *by_systemd, owners),
             FileKind::OnlyUnderSystemd => {
                 let text = "CREDENTIALS_DIRECTORY is not set: only systemd sets it, for a unit with LoadCredential=";
@@ -84,6 +88,12 @@ impl FileCheck {
         if let Err(text) = checked {
             report.error(&self.key, text);
         }
+    }
+
+    /// systemd 252 sets `$CREDENTIALS_DIRECTORY` for ExecReload= too, but lets it see nothing of it.
+    fn is_hidden(&self) -> bool {
+        let directory = self.path.parent().unwrap_or(&self.path);
+        rustix::fs::access(directory, rustix::fs::Access::EXEC_OK).is_err()
     }
 
     fn authorized_keys_dir(&self, required: bool, alone: bool, purpose: Purpose, owners: &Owners, report: &mut Report) {

@@ -24,6 +24,8 @@ mod orders;
 mod pump;
 mod tap;
 mod taped;
+#[cfg(test)]
+mod tests;
 
 pub use gate::{Gate, Verdict};
 pub use orders::{Farewell, Orders};

@@ -175,13 +175,13 @@ fn every_algorithm_and_kind_of_key_works_with_openssh_as_the_instance() {
     assert_eq!(negotiated(&lab, "upstream"), expected);
 }
 
-/// A user of this machine with a password, gone when dropped.
+/// A user of this machine with a password, gone when dropped. At home where no other may write in any directory above: tinysshd looks.
 pub struct User(pub String, tempfile::TempDir);
 
 impl User {
     pub fn create(password: &str) -> Self {
         let name = format!("lab{}", std::process::id());
-        let home = tempfile::Builder::new().prefix("home.").permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
+        let home = tempfile::Builder::new().prefix("home.").permissions(fs::Permissions::from_mode(0o755)).tempdir_in("/home").unwrap();
         let made =
             Command::new("useradd").args(["--no-create-home", "--shell", "/bin/sh", "--home-dir"]).arg(home.path()).arg(&name).output();
         let made = made.unwrap();

@@ -17,6 +17,8 @@ pub const FLEET: &str = "fleet-lab-1";
 /// What marks the instances' password and the API key in anything that they leak into.
 pub const API_KEY: &str = "labSecretKey0123456789MARKER";
 
+const SSHD: &str = "/usr/sbin/sshd";
+
 /// Ends its process when dropped.
 pub struct Process(Child);
 
@@ -79,11 +81,18 @@ pub struct Sshd {
     pub address: &'static str,
     pub login: Login,
     pub options: Vec<String>,
+    /// The server's own path, for it starts itself anew.
+    pub program: PathBuf,
 }
 
 impl Sshd {
     pub fn new(name: &'static str, address: &'static str) -> Self {
-        Self { name, address, login: Login::Key { kind: "ed25519" }, options: Vec::new() }
+        Self { name, address, login: Login::Key { kind: "ed25519" }, options: Vec::new(), program: PathBuf::from(SSHD) }
+    }
+
+    pub fn run_by(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
     }
 
     pub fn option(mut self, line: &str) -> Self {
@@ -113,6 +122,8 @@ pub struct Plan {
     pub port: u16,
     /// Variables of the broker's.
     pub environment: Vec<(&'static str, String)>,
+    /// Where the operator's `ssh` and `scp` are, if not the system's own are meant.
+    pub client: Option<PathBuf>,
 }
 
 impl Default for Plan {
@@ -128,6 +139,7 @@ impl Default for Plan {
             audit_to_pipe: false,
             port: 0,
             environment: Vec::new(),
+            client: None,
         }
     }
 }
@@ -144,6 +156,7 @@ pub struct Lab {
     environment: Vec<(&'static str, String)>,
     descriptors: Option<u64>,
     audit_to_pipe: bool,
+    client: Option<PathBuf>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -195,6 +208,7 @@ impl Lab {
             environment,
             descriptors,
             audit_to_pipe,
+            client: plan.client.clone(),
             _runtime: runtime,
         };
         lab.configure(&plan);
@@ -314,6 +328,10 @@ impl Lab {
     pub fn program(&self, seconds: u32, name: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", &seconds.to_string(), name]).stdin(Stdio::null()).env_remove("SSH_AUTH_SOCK").env("HOME", self.dir.path());
+        if let Some(client) = &self.client {
+            let others = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{others}", client.display()));
+        }
         command
     }
 
@@ -385,7 +403,7 @@ impl Lab {
         });
         fs::write(&config, moved.collect::<String>()).unwrap();
         let address: IpAddr = address.parse().unwrap();
-        self.sshds.insert(position, run_sshd(self.dir.path(), instance, SocketAddr::new(address, self.ssh_port)));
+        self.sshds.insert(position, run_sshd(self.dir.path(), &Sshd::new(instance, ""), SocketAddr::new(address, self.ssh_port)));
         self.endpoint.change(|inventory| inventory.instance_mut(instance).unwrap().address = address);
     }
 
@@ -450,14 +468,14 @@ fn start_sshd(dir: &Path, spec: &Sshd, port: u16) -> Process {
         lines.push(line);
     }
     fs::write(at("config"), lines.join("\n") + "\n").unwrap();
-    run_sshd(dir, name, SocketAddr::new(spec.address.parse().unwrap(), port))
+    run_sshd(dir, spec, SocketAddr::new(spec.address.parse().unwrap(), port))
 }
 
 /// Runs the sshd whose configuration is written, and waits until it listens there.
-fn run_sshd(dir: &Path, name: &str, address: SocketAddr) -> Process {
-    let at = |suffix: &str| dir.join(format!("{name}.{suffix}"));
+fn run_sshd(dir: &Path, spec: &Sshd, address: SocketAddr) -> Process {
+    let at = |suffix: &str| dir.join(format!("{}.{suffix}", spec.name));
     fs::create_dir_all("/run/sshd").unwrap();
-    let child = Command::new("/usr/sbin/sshd").arg("-D").arg("-f").arg(at("config")).arg("-E").arg(at("log")).spawn().unwrap();
+    let child = Command::new(&spec.program).arg("-D").arg("-f").arg(at("config")).arg("-E").arg(at("log")).spawn().unwrap();
     let process = Process(child);
     wait_for(address, || fs::read_to_string(at("log")).unwrap_or_default());
     process
@@ -505,6 +523,17 @@ pub fn terminate(child: &mut Child) {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The oldest OpenSSH that runs here, in a directory that `tests/run` makes.
+pub fn oldest_openssh() -> PathBuf {
+    let dir = std::env::var_os("LAB_OLD_OPENSSH").map_or_else(|| PathBuf::from("/var/lib/ssh-broker-tests/openssh-7.5"), PathBuf::from);
+    assert!(
+        dir.join("sshd").is_file(),
+        "{} has no sshd: run the tests with tests/run, which builds it (LAB_OLD_OPENSSH says where)",
+        dir.display()
+    );
+    dir
 }
 
 /// The path of a program that the machine must have.

@@ -1,5 +1,8 @@
 //! Old and odd instances: each of the algorithms that a modern one has left behind, and every form of a secret.
 
+mod openssh;
+mod others;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -2,19 +2,11 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::access::samples::{operator, target};
 use crate::access::{
     Capabilities, Capability, Destination, FleetAliases, GrantedPort, Hours, Network, Ports, RecordMode, Recording, Restrictions,
     TargetPattern, Utc,
 };
-
-fn operator(name: &str) -> Operator {
-    Operator {
-        name: OperatorName::parse(name).unwrap(),
-        key: "SHA256:x".into(),
-        source: "192.0.2.1:1".parse().unwrap(),
-        restrictions: Restrictions::default(),
-    }
-}
 
 fn rule(operators: &[&str], targets: &[&str], allow: Capabilities) -> GrantRule {
     GrantRule::new(
@@ -36,10 +28,6 @@ fn hours(text: &str) -> Vec<Hours> {
 /// A Monday, in UTC.
 fn at(hour: u64, minute: u64, second: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_704_067_200 + hour * 3600 + minute * 60 + second)
-}
-
-fn target(fleet: &str, instance: &str) -> Target {
-    Target { fleet: FleetId::parse(fleet).unwrap(), instance: InstanceId::parse(instance).unwrap() }
 }
 
 fn name(text: &str) -> TargetName {

@@ -1,3 +1,5 @@
+mod properties;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 

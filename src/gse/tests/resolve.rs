@@ -16,6 +16,26 @@ async fn with_all_actions_one_describe_finds_the_fleet() {
     assert_eq!((failure.code, failure.text), (Code::TargetRefused, Failure::target_refused().text));
 }
 
+#[tokio::test]
+async fn of_several_fleets_only_those_count_in_which_the_asker_may_reach_it() {
+    let endpoint = Simulated::start(|_, _| Answer::instances(&[("fleet-a", INSTANCE), ("fleet-b", INSTANCE)])).await;
+    let client = client(&endpoint, &["fleet-a", "fleet-b", "fleet-c"]).await;
+    let asker = asker(Duration::from_secs(5));
+    let locate = async |candidates: &[&str]| {
+        let candidates: Vec<_> = candidates.iter().map(|name| fleet(name)).collect();
+        client.locate(&instance(), &candidates, &asker).await
+    };
+    // To whom none of them is open, it reads as an instance that is not there.
+    for candidates in [&[][..], &["fleet-c"]] {
+        let failure = locate(candidates).await.err().unwrap();
+        assert_eq!((failure.code, failure.text), (Code::TargetRefused, Failure::target_refused().text));
+    }
+    let located = locate(&["fleet-b", "fleet-c"]).await.unwrap();
+    assert!(located.target.fleet == fleet("fleet-b") && !located.for_all);
+    let failure = locate(&["fleet-a", "fleet-b"]).await.err().unwrap();
+    assert!(failure.code == Code::TargetName && failure.text.contains("name the fleet: ins-gi2lxw.fleet-"), "{}", failure.text);
+}
+
 /// A key that is scoped to fleets: `a` has nothing, the configured or listed FLEET has the instance.
 fn scoped(request: &Request, _: usize) -> Answer {
     match request.action.as_str() {

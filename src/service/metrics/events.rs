@@ -21,7 +21,7 @@ pub(super) fn begin() {
     for result in ["accepted", "refused"] {
         counter!(names::LOGINS, "result" => result).absolute(0);
     }
-    for what in ["connection", "session"] {
+    for what in ["connection", "session", "command"] {
         counter!(names::CRASHES, "what" => what).absolute(0);
     }
     counter!(names::OPENINGS, "code" => "ok").absolute(0);
@@ -56,6 +56,7 @@ pub(super) fn count(event: &Event) {
         Event::SourcePenalized { offence, .. } => counter!(names::PENALTIES, "offence" => *offence).increment(1),
         Event::ConnectionCrashed {} => counter!(names::CRASHES, "what" => "connection").increment(1),
         Event::SessionCrashed {} => counter!(names::CRASHES, "what" => "session").increment(1),
+        Event::CommandCrashed { .. } => counter!(names::CRASHES, "what" => "command").increment(1),
         Event::SessionAbandoned { .. } => counter!(names::OPENINGS, "code" => "abandoned").increment(1),
         Event::CommandRun { exit_status, .. } => counter!(names::COMMANDS, "exit_status" => exit_status.to_string()).increment(1),
         Event::TargetDenied { .. } => counter!(names::OPENINGS, "code" => "target-refused").increment(1),

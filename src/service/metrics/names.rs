@@ -59,7 +59,7 @@ pub(super) const ALL: &[(&str, Kind, &str)] = &[
     (TASKS, Gauge, "Tasks of the process that have not ended"),
     (LOGINS, Counter, "Logins at the door, by result: accepted, refused"),
     (PENALTIES, Counter, "Sources that were refused for a while, by offence"),
-    (CRASHES, Counter, "What ended in a panic: connection, session"),
+    (CRASHES, Counter, "What ended in a panic: connection, session, command"),
     (COMMANDS, Counter, "Commands to the broker itself, by exit status"),
     (OPENINGS, Counter, "Targets asked for, by code: ok, the code that the operator read, or abandoned"),
     (PHASE, Histogram, "Time of each phase of an opening that became a session: resolve, quota, api, connect, kex, auth, total"),

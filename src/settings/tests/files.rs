@@ -116,6 +116,12 @@ fn credentials_of_systemd_are_found_where_systemd_puts_them() {
     etc.chmod("credentials/key", 0o444);
     assert_all(&lines(&load(Purpose::Serve).unwrap_err().errors)[0], &["gse.secret_key_file: ", "reached by others"]);
 
+    // The unit's reload: systemd names the directory and hides it.
+    fs::remove_dir_all(&directory).unwrap();
+    let (_, warnings) = load(Purpose::Check).unwrap();
+    assert_all(&warnings[1].to_string(), &["gse.secret_key_file: not checked here", "systemd"]);
+    assert_all(&lines(&load(Purpose::Serve).unwrap_err().errors)[0], &["gse.secret_id_file: cannot look at"]);
+
     // Outside the unit: the daemon does not start, and a check says what it could not see.
     let without = |purpose| Settings::load(&etc.path("broker.toml"), Vec::new(), purpose);
     let findings = without(Purpose::Serve).unwrap_err();

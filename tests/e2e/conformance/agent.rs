@@ -6,7 +6,10 @@ use crate::lab::Lab;
 
 #[test]
 fn fifty_ask_the_agent_at_once() {
-    let lab = Lab::start();
+    an_agent(Lab::start());
+}
+
+pub fn an_agent(lab: Lab) {
     let agent = agent(&lab);
     let identity_agent = format!("IdentityAgent={}", lab.path("agent.sock").display());
     // `-T` lets the agent sign and checks the signature.

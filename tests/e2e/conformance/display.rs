@@ -33,7 +33,10 @@ fn echo(mut stream: TcpStream) {
 
 #[test]
 fn programs_draw_on_the_operators_display() {
-    let lab = Lab::start();
+    a_display(Lab::start());
+}
+
+pub fn a_display(lab: Lab) {
     let display = TcpListener::bind("127.0.0.1:0").unwrap();
     let number = display.local_addr().unwrap().port() - 6000;
     std::thread::spawn(move || display.incoming().for_each(|stream| drop(std::thread::spawn(move || echo(stream.unwrap())))));

@@ -117,7 +117,10 @@ fn connected(port: u16) -> TcpStream {
 
 #[test]
 fn local_forwards_carry() {
-    let lab = Lab::start();
+    local_forwards(Lab::start());
+}
+
+pub fn local_forwards(lab: Lab) {
     let server = tcp_server();
     unix_server(&lab.path("server.sock"));
     let outcome = same("-L", |way| {
@@ -144,7 +147,10 @@ fn local_forwards_carry() {
 
 #[test]
 fn remote_forwards_carry() {
-    let lab = Lab::start();
+    remote_forwards(Lab::start());
+}
+
+pub fn remote_forwards(lab: Lab) {
     let server = tcp_server();
     unix_server(&lab.path("server.sock"));
     let outcome = same("-R", |way| {
@@ -181,7 +187,10 @@ fn remote_forwards_carry() {
 
 #[test]
 fn socks_forwards_carry() {
-    let lab = Lab::start();
+    socks_forwards(Lab::start());
+}
+
+pub fn socks_forwards(lab: Lab) {
     let server = tcp_server();
     let outcome = same("-D", |way| {
         let port = free_port();
@@ -199,7 +208,10 @@ fn socks_forwards_carry() {
 
 #[test]
 fn standard_input_and_output_are_forwarded() {
-    let lab = Lab::start();
+    standard_input_and_output(Lab::start());
+}
+
+pub fn standard_input_and_output(lab: Lab) {
     let (server, given) = (tcp_server(), pattern(2 << 20));
     let outcome = same("-W", |way| Outcome::of(&exchange(&mut lab.ssh(&["-W", &server.to_string(), way]), &given)));
     let expected = [GREETING, &given, b"bye"].concat();
@@ -210,7 +222,10 @@ fn standard_input_and_output_are_forwarded() {
 
 #[test]
 fn forwards_are_refused_alike() {
-    let lab = Lab::start();
+    refused_forwards(Lab::start());
+}
+
+pub fn refused_forwards(lab: Lab) {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let _too = TcpListener::bind(("::1", taken.local_addr().unwrap().port()));
     let socket = lab.path("nobody.sock").display().to_string();
@@ -258,4 +273,18 @@ fn a_connection_without_a_command_stays_until_it_is_ended() {
         let out = lab.program(2, "ssh").arg("-F").arg(lab.path("ssh_config")).args(["-N", way]).output().unwrap();
         Outcome::of(&out)
     });
+}
+
+/// Runs a command over `ssh -L PORT:INSTANCE:22 broker`, by which any client comes in. An old one looks for the certificate's name in the
+/// address, whatever the alias: it trusts the session key itself.
+pub fn through_a_forwarded_port(lab: &Lab, instance: &str, command: &str) -> Outcome {
+    let (port, known) = (free_port(), lab.path("session_known"));
+    let key = std::fs::read_to_string(lab.path("state/session_ed25519.pub")).unwrap();
+    std::fs::write(&known, format!("{instance} {key}")).unwrap();
+    let _jump = Forwarding::start(lab, "broker", &["-L", &format!("{port}:{instance}:22")]);
+    drop(connected(port));
+    let (alias, known) = (format!("HostKeyAlias={instance}"), format!("UserKnownHostsFile={}", known.display()));
+    let options = ["ProxyCommand=none", "HostName=127.0.0.1", "HostKeyAlgorithms=ssh-ed25519", &alias, &known];
+    let options: Vec<&str> = options.into_iter().flat_map(|option| ["-o", option]).collect();
+    Outcome::of(&lab.run(&[&options[..], &["-p", &port.to_string(), instance, command]].concat()))
 }

@@ -6,6 +6,7 @@ mod commands;
 mod display;
 mod forwards;
 mod load;
+mod oldest;
 mod raw;
 mod sharing;
 mod streams;

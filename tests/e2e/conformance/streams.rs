@@ -13,7 +13,10 @@ fn every_value(first: u8) -> Vec<u8> {
 /// The first packet of a connection (for channels raw.rs has all 256): what is ^C, ^D, ^Z, ~, a line's end, TELNET's or SSH's own to others is a byte to us.
 #[test]
 fn the_first_packet_of_a_connection_may_be_anything() {
-    let lab = Lab::start();
+    first_packets(Lab::start());
+}
+
+pub fn first_packets(lab: Lab) {
     for first in [0x00, 0x03, 0x04, 0x0d, 0x1a, b'S', 0x7e, 0xff] {
         let given = every_value(first);
         let outcome = Case::new("a first packet", "cat").stdin(given.clone()).check(&lab);
@@ -25,7 +28,10 @@ fn the_first_packet_of_a_connection_may_be_anything() {
 
 #[test]
 fn every_value_passes_a_terminal_both_ways() {
-    let lab = Lab::start();
+    every_value_on_a_terminal(Lab::start());
+}
+
+pub fn every_value_on_a_terminal(lab: Lab) {
     let given: Vec<u8> = (0..=255).rev().collect();
     let outcome = same("a raw terminal", |way| {
         let mut ssh = lab.ssh(&["-tt", "-e", "none", way, "stty raw -echo; printf r; exec head -c 256"]);

@@ -25,12 +25,15 @@ const KEYS: &str = "stty -echo; trap 'echo INT' INT; trap 'echo QUIT' QUIT; trap
                     while IFS= read -r line || [ $? -gt 128 ]; do test -z \"$line\" || echo \"<$line>\"; line=; done; echo ended";
 const ECHO: &str = "echo ready; read -r line; read -r line2; echo \"<$line$line2>\"";
 
+/// One argument of the instance's shell.
+fn bash(script: &str) -> String {
+    format!("exec bash -c '{}'", script.replace('\'', r"'\''"))
+}
+
 #[test]
 fn sizes_and_keys_arrive() {
     let lab = Lab::start();
-    let bash = |script: &str| format!("exec bash -c '{}'", script.replace('\'', r"'\''"));
-    scene(&lab, "sizes", "ssh", &["-t"], &[&bash(SIZES)]);
-    scene(&lab, "keys", "ssh", &["-t"], &[&bash(KEYS)]);
+    sizes_and_keys(&lab);
     scene(&lab, "suspicious", "ssh", &["-t"], &[&bash(ECHO)]);
     let closed = scene(&lab, "escape", "ssh", &["-t"], &[&bash(ECHO)]);
     assert!(closed.shown().contains("status 255"), "{closed:?}");
@@ -40,9 +43,17 @@ fn sizes_and_keys_arrive() {
     assert!(broken.shown().contains("break 1000"), "{broken:?}");
 }
 
+pub fn sizes_and_keys(lab: &Lab) {
+    scene(lab, "sizes", "ssh", &["-t"], &[&bash(SIZES)]);
+    scene(lab, "keys", "ssh", &["-t"], &[&bash(KEYS)]);
+}
+
 #[test]
 fn a_shell_is_a_shell() {
-    let lab = Lab::start();
+    shell(Lab::start());
+}
+
+pub fn shell(lab: Lab) {
     let shell = scene(&lab, "shell", "ssh", &["-t"], &["exec env -i PS1='# ' TERM=dumb bash --norc --noprofile -i"]);
     assert!(shell.shown().contains("24 80") && shell.shown().contains("status 7"), "{shell:?}");
 }

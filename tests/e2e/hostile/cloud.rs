@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ssh_broker::demo::{Action, Fault, Times};
 
 use super::{bound, good_login, scaled, unharmed};
-use crate::lab::{Lab, Plan, private, terminate, text};
+use crate::lab::{Lab, Plan, Process, private, terminate, text};
 
 /// Every login asks the API.
 fn forgetful() -> Lab {
@@ -122,8 +122,15 @@ fn an_endpoint_that_speaks_no_tls_or_has_no_name_is_told() {
             let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         }
     });
+    // One that speaks TLS, with a certificate of its own making.
+    let (untrusted, _server) = self_signed(&lab);
     let good = std::fs::read_to_string(lab.path("broker.toml")).unwrap();
-    for endpoint in [format!("https://{address}"), "https://no-such-host.invalid".to_owned(), "https://127.0.0.1:1".to_owned()] {
+    for endpoint in [
+        format!("https://{address}"),
+        format!("https://localhost:{untrusted}"),
+        "https://no-such-host.invalid".to_owned(),
+        "https://127.0.0.1:1".to_owned(),
+    ] {
         private(&lab.path("broker.toml"), good.replace(&lab.endpoint.url(), &endpoint).as_bytes());
         lab.restart_broker();
         let started = Instant::now();
@@ -134,6 +141,38 @@ fn an_endpoint_that_speaks_no_tls_or_has_no_name_is_told() {
     private(&lab.path("broker.toml"), good.as_bytes());
     lab.restart_broker();
     good_login(&lab);
+}
+
+/// A TLS server whose certificate nobody has signed but itself; its port.
+fn self_signed(lab: &Lab) -> (u16, Process) {
+    let (key, certificate) = (lab.path("tls.key"), lab.path("tls.crt"));
+    let mut made = lab.program(20, "openssl");
+    made.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    made.args(["-addext", "subjectAltName=DNS:localhost"]).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    let made = made.output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = lab.program(120, "openssl");
+    server.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")]).arg("-key").arg(&key).arg("-cert").arg(&certificate);
+    let server = server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    (port, Process::from(server))
 }
 
 #[test]

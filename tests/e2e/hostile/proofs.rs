@@ -62,6 +62,26 @@ fn a_key_that_is_offered_and_not_proven_opens_nothing() {
 }
 
 #[test]
+fn six_attempts_are_the_last() {
+    let lab = lab();
+    let bound = bound(&lab);
+    let strangers = (0..20).map(|seed| PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[seed; 32])));
+    let heard = runtime().block_on(async {
+        let mut client = Client::connect("127.0.0.66", lab.address).await.unwrap();
+        // As every client begins, to learn what it may try; that is none of them.
+        client.say(&Message::new(50).text("alice").text("ssh-connection").text("none")).await.unwrap();
+        for stranger in strangers {
+            let proof = client.signed("alice", "ssh-ed25519", &stranger);
+            // The broker may have gone.
+            let _ = client.say(&proof).await;
+        }
+        client.until_ended().await.0
+    });
+    assert_eq!(heard.iter().filter(|message| first(message) == FAILURE).count(), 1 + 6, "{heard:?}");
+    unharmed(&lab, bound);
+}
+
+#[test]
 fn a_name_that_changes_half_way_ends_the_connection() {
     let lab = lab();
     let bound = bound(&lab);

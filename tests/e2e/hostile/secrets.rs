@@ -2,14 +2,19 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Base64Unpadded, Encoding};
+use rustix::process::Signal;
 use ssh_broker::demo::{Action, Fault, Times};
 
 use super::evil::{Act, Deed, Evil, PASSWORD};
 use super::{bound, unharmed};
-use crate::lab::{API_KEY, Lab, Plan, text};
+use crate::lab::{API_KEY, Lab, Plan, Process, text};
 
 /// A secret in every form that it could leak in.
 fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
@@ -41,7 +46,11 @@ fn is_in(haystack: &[u8], needle: &[u8]) -> bool {
 
 #[test]
 fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
-    let extra = "handshake_timeout = \"2s\"\n[cache]\nlease_ttl = \"1s\"\n".to_owned();
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let extra = format!(
+        "handshake_timeout = \"2s\"\n[cache]\nlease_ttl = \"1s\"\n[metrics]\naddress = \"{metrics}\"\n[[grants]]\noperators = [\"alice\"]\n\
+         targets = [\"ins-*\"]\nrecord = \"required\"\nrecord_input = true\n"
+    );
     let lab = Lab::with(Plan { log_level: "trace", extra, ..Plan::default() });
     let bound = bound(&lab);
     let mut read = Vec::new();
@@ -75,9 +84,16 @@ fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
         let out = lab.run(&["-vvv", "ins-a", "true"]);
         read.extend([out.stdout, out.stderr].concat());
     }
+    let recorded = lab.run(&["-tt", "ins-a", "echo recorded"]);
+    assert!(recorded.status.success(), "{}", lab.log());
     unharmed(&lab, bound);
     let pid = lab.broker().id();
+    let scraped = Command::new("curl").args(["-sSf", &format!("http://{metrics}/metrics")]).output().unwrap().stdout;
+    let recordings = below(&lab.path("state/recordings"));
+    assert!(is_in(&scraped, b"ssh_broker_logins_total") && is_in(&recordings, b"recorded"));
     let places = [
+        ("metrics", scraped),
+        ("recordings", recordings),
         ("log", lab.log().into_bytes()),
         ("audit", fs::read(lab.path("audit.jsonl")).unwrap()),
         ("environment", fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()),
@@ -99,7 +115,56 @@ fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
-    assert_eq!(fs::metadata(format!("/proc/{pid}/mem")).map(|meta| std::os::unix::fs::MetadataExt::uid(&meta)).unwrap(), 0);
+}
+
+/// All that the files below a directory hold.
+fn below(dir: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        all.extend(if path.is_dir() { below(&path) } else { fs::read(&path).unwrap() });
+    }
+    all
+}
+
+/// A program started with a group that is not root's.
+fn as_group_of_nobody(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--regid=65534", "--clear-groups", program]);
+    command
+}
+
+/// The group that may read a process's memory. The kernel takes root's for one that is not dumpable, else the process's own (proc(5)).
+fn group_of_memory(pid: u32) -> u32 {
+    fs::metadata(format!("/proc/{pid}/mem")).unwrap().gid()
+}
+
+#[test]
+fn nobody_of_its_own_user_may_read_the_process() {
+    let mut lab = Lab::start();
+    let mut other = Process::from(as_group_of_nobody("sleep").arg("30").stdout(Stdio::piped()).spawn().unwrap());
+    let shown = |pid: u32, group: u32| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while group_of_memory(pid) != group && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(group_of_memory(pid), group);
+    };
+    shown(other.id(), 65534);
+    other.signal(Signal::KILL);
+    other.wait(Duration::from_secs(10));
+    lab.broker = None;
+    let program = lab.program_path();
+    let mut serve = as_group_of_nobody(program.to_str().unwrap());
+    let broker = Process::from(serve.args(["serve", "--config"]).arg(lab.path("broker.toml")).stderr(Stdio::null()).spawn().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(lab.address).is_err() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.id())).unwrap();
+    assert!(status.lines().any(|line| line.split_whitespace().eq(["Gid:", "65534", "65534", "65534", "65534"])), "{status}");
+    shown(broker.id(), 0);
 }
 
 /// Every writable mapping of the process that holds these bytes, with what stands around each.
