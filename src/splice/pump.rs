@@ -98,7 +98,7 @@ pub struct Splice<D, U> {
     audit: Audit,
     subject: Subject,
     limits: Limits,
-    /// What the operator's side and the instance understand: both have said so by the time that their legs stand.
+    /// What the operator's side and the instance understand.
     manners: (Manners, Manners),
     clocks: (Clock, Clock),
     /// Whether anything moved since the last tick.
@@ -345,8 +345,9 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
+                let answers_pings = to.leg.answers_pings();
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let heed = manners.heed(direction, message);
+                let heed = manners.heed(direction, answers_pings, message);
                 if heed != Heed::Pass {
                     if heed == Heed::Answer {
                         from.leg.answer_ping(message).map_err(from_end)?;
