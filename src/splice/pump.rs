@@ -98,11 +98,13 @@ pub struct Splice<D, U> {
     audit: Audit,
     subject: Subject,
     limits: Limits,
-    /// What the operator's side and the instance understand: both have said so by the time that their legs stand.
+    /// What the operator's side and the instance understand.
     manners: (Manners, Manners),
     clocks: (Clock, Clock),
     /// Whether anything moved since the last tick.
     moved: bool,
+    /// Nothing has moved for a whole tick, nor since.
+    rests: bool,
 }
 
 impl<D, U> Splice<D, U>
@@ -123,6 +125,7 @@ where
             limits,
             clocks: Default::default(),
             moved: true,
+            rests: false,
         }
     }
 
@@ -191,8 +194,15 @@ where
     fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
         for _ in 0..ROUNDS {
             match self.poll_once(cx, tick.as_mut()) {
-                Ok(true) => self.moved = true,
-                Ok(false) => return Poll::Pending,
+                Ok(true) => (self.moved, self.rests) = (true, false),
+                Ok(false) => {
+                    // Behind the reads, which take memory before they find nothing.
+                    if self.rests {
+                        self.downstream.release_idle_memory();
+                        self.upstream.release_idle_memory();
+                    }
+                    return Poll::Pending;
+                }
                 Err(end) => return Poll::Ready(end),
             }
         }
@@ -287,10 +297,7 @@ where
             self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
             let moves =
                 std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex() || !self.tap.has_room();
-            if !moves {
-                self.downstream.release_idle_memory();
-                self.upstream.release_idle_memory();
-            }
+            self.rests = !moves;
             tick.as_mut().reset(now + if moves { TICK } else { IDLE_TICK });
         }
         Ok(())
@@ -338,8 +345,9 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
+                let answers_pings = to.leg.answers_pings();
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let heed = manners.heed(direction, message);
+                let heed = manners.heed(direction, answers_pings, message);
                 if heed != Heed::Pass {
                     if heed == Heed::Answer {
                         from.leg.answer_ping(message).map_err(from_end)?;
@@ -441,6 +449,34 @@ mod tests {
         assert!(started.elapsed() < TICK, "{:?}", started.elapsed());
         drop(operator);
         splice.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_rests_holds_no_memory_for_what_may_come() {
+        let (mut operator, downstream) = leg().await;
+        let (upstream, mut instance) = leg().await;
+        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
+        let orders = Orders::default();
+        let gate = Gate::new(grant(&[Capability::Shell]));
+        let splice = Splice::new(downstream, upstream, gate, audit, Subject::default(), Limits::default());
+        let mut splice = splice.with_orders(orders.clone());
+        let mut tick = Box::pin(sleep_until(Instant::now() + TICK));
+        let mut held = async |splice: &mut Splice<_, _>| {
+            poll_fn(|cx| Poll::Ready(splice.poll_run(cx, tick.as_mut()).is_pending())).await;
+            splice.downstream.leg.received().capacity() + splice.upstream.leg.received().capacity()
+        };
+        assert!(held(&mut splice).await > 0);
+        for _ in 0..2 {
+            tokio::time::sleep(TICK).await;
+            held(&mut splice).await;
+        }
+        assert_eq!(held(&mut splice).await, 0);
+        orders.ask(1);
+        assert_eq!((held(&mut splice).await, orders.answered()), (0, 1), "nor when it is only looked after");
+        operator.leg.send(&request("exec", b"id")).unwrap();
+        operator.drain().await.unwrap();
+        assert!(held(&mut splice).await > 0);
+        assert_eq!(instance.next().await.unwrap().get(9), Some(&b'!'));
     }
 
     #[tokio::test(start_paused = true)]
