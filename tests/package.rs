@@ -103,7 +103,10 @@ fn it_installs_into_an_empty_root_where_check_is_content_and_leaves_again() {
     }
     let status = root.dpkg(&["-s", "ssh-broker"]);
     assert!(status.contains("Status: install ok installed") && status.contains("\nConffiles:\n /etc/ssh-broker/broker.toml "), "{status}");
-    assert!(status.lines().any(|line| line.starts_with("Depends: ") && line.contains("libc6")), "{status}");
+    assert!(
+        status.lines().any(|line| line.starts_with("Depends: ") && line.contains("libc6") && line.contains("ca-certificates")),
+        "{status}"
+    );
     let unit = fs::read_to_string(root.path("usr/lib/systemd/system/ssh-broker.service")).unwrap();
     assert!(unit.contains("\nExecStart=/usr/bin/ssh-broker "), "{unit}");
 
