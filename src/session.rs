@@ -25,7 +25,7 @@ use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
 use crate::quick_ack::QuickAck;
 use crate::recording::{Recorder, Tape};
-use crate::splice::{self, Gate, Splice};
+use crate::splice::{self, Ended, Gate, Splice};
 use crate::transport::Connection;
 use crate::upstream::Dialer;
 
@@ -94,8 +94,7 @@ impl SessionRunner {
     /// A panic ends this session or forward, and is told.
     async fn run_alone<F: Future<Output = ()>>(self: Arc<Self>, operator: &Operator, run: impl FnOnce(Arc<Self>, Subject) -> F) {
         let subject = Subject { reference: Some(new_reference()), ..Subject::operator(operator) };
-        let session = AssertUnwindSafe(run(self.clone(), subject.clone()));
-        if session.catch_unwind().await.is_err() {
+        if AssertUnwindSafe(run(self.clone(), subject.clone())).catch_unwind().await.is_err() {
             tracing::error!(session = ?subject.reference, "a session ended in a panic");
             self.audit.tell(&subject, Event::SessionCrashed {}, "the crash of a session").await;
         }
@@ -108,7 +107,9 @@ impl SessionRunner {
         let opened = Box::pin(opening.run(jump)).await;
         let Some((downstream, upstream, grant, tape)) = opened else { return };
         let running = Arc::new(Running::new(subject, grant, typed, started));
-        self.splice(downstream, upstream, running, tape).await;
+        let splicing = self.splicing(downstream, upstream, &running, tape);
+        let _entry = self.live.enter(running.clone());
+        running.answering(self.carry(splicing, &running)).await;
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
@@ -129,28 +130,22 @@ impl SessionRunner {
         (subject, event)
     }
 
-    async fn splice(
-        &self,
-        downstream: Connection<Box<dyn crate::door::ByteStream>>,
-        upstream: Connection<QuickAck>,
-        running: Arc<Running>,
-        tape: Option<Tape>,
-    ) {
-        let _entry = self.live.enter(running.clone());
-        running.answering(self.carry(downstream, upstream, &running, tape)).await;
-    }
-
-    /// To its end, which is told.
-    async fn carry(
+    /// Made before anything is waited for, so that no future holds the legs but the splice's.
+    fn splicing(
         &self,
         downstream: Connection<Box<dyn crate::door::ByteStream>>,
         upstream: Connection<QuickAck>,
         running: &Running,
         tape: Option<Tape>,
-    ) {
-        let (gate, subject) = (Gate::new(running.grant.clone()), &running.subject);
-        let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), subject.clone(), self.config.splice);
-        let mut splice = pin!(splice.with_orders(running.orders()).with_tape(tape).run());
+    ) -> impl Future<Output = Ended> + use<> {
+        let gate = Gate::new(running.grant.clone());
+        let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), running.subject.clone(), self.config.splice);
+        splice.with_orders(running.orders()).with_tape(tape).run()
+    }
+
+    /// To its end, which is told.
+    async fn carry(&self, splicing: impl Future<Output = Ended>, running: &Running) {
+        let (mut splice, subject) = (pin!(splicing), &running.subject);
         let ended = tokio::select! {
             ended = &mut splice => ended,
             () = expiry::watch(running, self.config.clock) => splice.await,

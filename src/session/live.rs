@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -77,13 +76,12 @@ impl Running {
 
     /// Does the session's work, all of it in one task, and answers as long as that turns: also when what it carried has ended, and it waits
     /// for its recording or the audit to take the end. A slow disk is no reason to end a broker.
-    pub(super) async fn answering<T>(&self, work: impl Future<Output = T>) -> T {
-        let (orders, mut work) = (self.orders(), pin!(work));
-        poll_fn(|cx| {
+    pub(super) fn answering<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        let (orders, mut work) = (self.orders(), Box::pin(work));
+        poll_fn(move |cx| {
             let _ = orders.poll(cx);
             work.as_mut().poll(cx)
         })
-        .await
     }
 
     /// Asks it whether it still runs.

@@ -144,7 +144,12 @@ where
     }
 
     /// Runs to the end of the session; what either side still has to hear is written within [`Limits::linger`].
-    pub async fn run(mut self) -> Ended {
+    pub fn run(self) -> impl Future<Output = Ended> {
+        // In a place of its own: a future holds what it was given twice, and so does every one around it, as long as the session lasts.
+        Box::new(self).run_to_its_end()
+    }
+
+    async fn run_to_its_end(mut self: Box<Self>) -> Ended {
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
         let end = poll_fn(|cx| self.poll_run(cx, tick.as_mut())).await;
         let reason = self.say_goodbye(&end);
