@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use ipnet::IpNet;
-use russh::server;
+use russh::server::{self, RunningSession};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -162,6 +162,19 @@ impl Acceptor {
     }
 
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+        // Apart: a connection is to hold the memory of its beginning no longer than that takes.
+        match Box::pin(self.begin(stream, arrival, startup)).await? {
+            Some(session) => session.await,
+            None => Ok(()),
+        }
+    }
+
+    async fn begin(
+        &self,
+        stream: std::net::TcpStream,
+        arrival: &Arrival,
+        startup: Startup,
+    ) -> Result<Option<RunningSession<Connection>>, russh::Error> {
         let reached = stream.local_addr()?;
         let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
         let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
@@ -169,7 +182,7 @@ impl Acceptor {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
                 Some(permit) => permit,
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
         let (client_version, stream) = Prelude::exchange(stream).await?;
@@ -188,7 +201,7 @@ impl Acceptor {
             forwards: HashMap::new(),
             refusals: Tally::new(),
         };
-        Box::pin(server::run_stream(config, stream, handler)).await?.await
+        server::run_stream(config, stream, handler).await.map(Some)
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.
