@@ -4,10 +4,11 @@
 use super::Direction;
 use crate::transport::{Leg, msg};
 
-/// What the receiver of messages understands, by the version that it told.
+/// What the receiver of messages understands. It has said so before the operator is let in (RFC 8308, 2.4).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manners {
     openssh: bool,
+    answers_pings: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -21,14 +22,13 @@ pub(super) enum Heed {
 impl Manners {
     pub(super) fn of(leg: &Leg) -> Self {
         let openssh = leg.peer_version().is_some_and(|version| version.contains("-OpenSSH"));
-        Self { openssh }
+        Self { openssh, answers_pings: leg.answers_pings() }
     }
 
-    /// `answers_pings` is what it has announced by now: that comes in a message of its own, which may still be unread when a session begins.
-    pub(super) fn heed(self, direction: Direction, answers_pings: bool, message: &[u8]) -> Heed {
+    pub(super) fn heed(self, direction: Direction, message: &[u8]) -> Heed {
         match message.first() {
             // Our leg has announced it to the operator's side, and to no other.
-            Some(&msg::PING) if direction == Direction::Up && !answers_pings => Heed::Answer,
+            Some(&msg::PING) if direction == Direction::Up && !self.answers_pings => Heed::Answer,
             Some(&msg::CHANNEL_REQUEST) if !self.openssh && is_eow(message) => Heed::Drop,
             _ => Heed::Pass,
         }
@@ -46,19 +46,19 @@ mod tests {
 
     #[test]
     fn what_the_receiver_is_not_known_for_ends_here() {
-        let openssh = Manners { openssh: true };
-        let other = Manners { openssh: false };
+        let openssh = Manners { openssh: true, answers_pings: true };
+        let other = Manners { openssh: false, answers_pings: false };
         let eow = b"\x62\0\0\0\x07\0\0\0\x0feow@openssh.com\0";
         let wants_reply = b"\x62\0\0\0\x07\0\0\0\x0feow@openssh.com\x01";
         let ping = b"\xc0\0\0\0\x01x";
         for direction in [Direction::Up, Direction::Down] {
-            assert_eq!(openssh.heed(direction, true, eow), Heed::Pass);
-            assert_eq!(other.heed(direction, false, eow), Heed::Drop);
-            assert_eq!(other.heed(direction, false, wants_reply), Heed::Pass);
-            assert_eq!(openssh.heed(direction, true, ping), Heed::Pass);
-            assert_eq!(other.heed(direction, false, &[]), Heed::Pass);
+            assert_eq!(openssh.heed(direction, eow), Heed::Pass);
+            assert_eq!(other.heed(direction, eow), Heed::Drop);
+            assert_eq!(other.heed(direction, wants_reply), Heed::Pass);
+            assert_eq!(openssh.heed(direction, ping), Heed::Pass);
+            assert_eq!(other.heed(direction, &[]), Heed::Pass);
         }
-        assert_eq!(other.heed(Direction::Up, false, ping), Heed::Answer);
-        assert_eq!(other.heed(Direction::Down, false, ping), Heed::Pass);
+        assert_eq!(other.heed(Direction::Up, ping), Heed::Answer);
+        assert_eq!(other.heed(Direction::Down, ping), Heed::Pass);
     }
 }

@@ -350,9 +350,8 @@ fn move_messages<A, B>(
             Received::NeedMore => return Ok(Moved::All),
             Received::Transport => {}
             Received::Message { start, len } => {
-                let answers_pings = to.leg.answers_pings();
                 let message = to.leg.outgoing().since(start).get_mut(Leg::HEADER..Leg::HEADER + len).unwrap_or_default();
-                let heed = manners.heed(direction, answers_pings, message);
+                let heed = manners.heed(direction, message);
                 if heed != Heed::Pass {
                     if heed == Heed::Answer {
                         from.leg.answer_ping(message).map_err(from_end)?;
