@@ -164,9 +164,7 @@ where
             events.extend(tape.finish().await);
         }
         for event in events {
-            if let Err(error) = self.audit.record(&self.subject, event).await {
-                tracing::error!(%error, "the end of a channel could not be written to the audit");
-            }
+            self.audit.tell(&self.subject, event, "the end of a channel").await;
         }
         Ended { reason, bytes_up: self.tap.bytes_up, bytes_down: self.tap.bytes_down }
     }
