@@ -183,18 +183,14 @@ impl Probe<'_> {
     fn refused(&self, NotOpened { target, denied, .. }: &NotOpened) {
         let Some(denied) = denied else { return };
         let event = Event::TargetDenied { typed: self.typed.clone(), reason: denied.to_string().as_str().into() };
-        match target {
-            Some(target) => self.event(target, event),
-            None => {
-                let subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                self.learn(|learned| learned.events.push((subject, event)));
-            }
-        }
+        self.event(target.as_ref(), event);
     }
 
-    fn event(&self, target: &Target, event: Event) {
+    fn event(&self, target: Option<&Target>, event: Event) {
         let mut subject = self.subject.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        subject.set_target(target);
+        if let Some(target) = target {
+            subject.set_target(target);
+        }
         self.learn(|learned| learned.events.push((subject, event)));
     }
 }
@@ -217,16 +213,16 @@ impl Witness for Probe<'_> {
         if cached {
             return self.learn(|learned| learned.notes.push((Step::Api, "remembered".to_owned())));
         }
-        self.event(&lease.target, Event::lease_fetched(lease));
+        self.event(Some(&lease.target), Event::lease_fetched(lease));
     }
 
     fn host_key_pinned(&self, target: &Target, fingerprint: &str) {
-        self.event(target, Event::HostKeyPinned { fingerprint: fingerprint.into() });
+        self.event(Some(target), Event::HostKeyPinned { fingerprint: fingerprint.into() });
         self.learn(|learned| learned.notes.push((Step::HostKey, format!("{fingerprint} is pinned now"))));
     }
 
     fn host_key_mismatch(&self, target: &Target, pinned: &str, offered: &str) {
-        self.event(target, Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
+        self.event(Some(target), Event::HostKeyMismatch { pinned: pinned.into(), offered: offered.into() });
     }
 }
 
