@@ -19,14 +19,13 @@ use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
+use self::opening::{Downstream, Upstream};
 use crate::access::{Code, Failure, Operator, Reference};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
-use crate::quick_ack::QuickAck;
 use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Ended, Gate, Splice};
-use crate::transport::Connection;
 use crate::upstream::Dialer;
 
 pub use expiry::Clock;
@@ -133,8 +132,8 @@ impl SessionRunner {
     /// Made before anything is waited for, so that no future holds the legs but the splice's.
     fn splicing(
         &self,
-        downstream: Connection<Box<dyn crate::door::ByteStream>>,
-        upstream: Connection<QuickAck>,
+        downstream: Downstream,
+        upstream: Upstream,
         running: &Running,
         tape: Option<Tape>,
     ) -> impl Future<Output = Ended> + use<> {

@@ -21,8 +21,8 @@ const KEXINIT_NUDGE: Duration = Duration::from_secs(1);
 /// For the last words to a client that is being refused, until it closes.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-type Downstream = Connection<Box<dyn ByteStream>>;
-type Upstream = Connection<QuickAck>;
+pub(super) type Downstream = Connection<Box<dyn ByteStream>>;
+pub(super) type Upstream = Connection<QuickAck>;
 /// A session about to begin; the tape when it is recorded.
 type Begun = (Downstream, Upstream, Grant, Option<Tape>);
 

@@ -15,7 +15,7 @@ use crate::broker::{Asker, Leased, Leases};
 use crate::keys::Keys;
 use crate::recording;
 use crate::transport::wire::put_string;
-use crate::transport::{Leg, Preferences, TransportError, msg};
+use crate::transport::{Connection, Leg, Preferences, TransportError, msg};
 use crate::upstream::{self, HostKeys, LegacyAlgorithms};
 
 struct Certificates(Keys);
