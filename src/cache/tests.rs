@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::access::{Capabilities, GrantRule, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Secret, TargetPattern};
+use crate::access::{OperatorName, Secret, samples};
 use crate::broker::{Catalogue, Located, QueuePlace, Scopes};
 
 /// A cloud that counts, waits, and answers as it is told.
@@ -139,15 +139,7 @@ fn instance() -> InstanceId {
 }
 
 fn grant() -> Grant {
-    let rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("*").unwrap()], Capabilities::default_allow());
-    let operator = Operator {
-        name: OperatorName::parse("alice").unwrap(),
-        key: "k".into(),
-        source: "192.0.2.9:1".parse().unwrap(),
-        restrictions: Restrictions::default(),
-    };
-    let policy = Policy::new(Default::default(), vec![rule]).unwrap();
-    policy.decide(&operator, &Target { fleet: fleet("fleet-a"), instance: instance() }, std::time::UNIX_EPOCH).unwrap()
+    samples::grant(samples::rule(), std::time::UNIX_EPOCH)
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::access::{
-    Capabilities, Code, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorName,
-    OperatorPattern, Restrictions, Target, TargetPattern, Zone,
+    Capabilities, Code, FleetId, Grant, GrantRule, GrantedPort, Hours, InstanceId, Lease, LocalMinute, Network, OperatorPattern, Target,
+    TargetPattern, Zone, samples,
 };
 use crate::broker::{Connected, Leased, Leases, Listed, Listing, Phases, Scopes, Step, Unreached, Witness};
 use crate::door::Commands;
@@ -147,12 +147,7 @@ impl Desk {
     }
 
     async fn says(&self, operator: &str, words: &str) -> Said {
-        let operator = Operator {
-            name: OperatorName::parse(operator).unwrap(),
-            key: "SHA256:k".into(),
-            source: "192.0.2.1:1".parse().unwrap(),
-            restrictions: Restrictions::default(),
-        };
+        let operator = samples::operator(operator);
         let reached = "[::ffff:192.0.2.9]:2222".parse().unwrap();
         self.console.run(CommandLine { operator, words: words.as_bytes().to_vec(), reached, aliases: FleetAliases::default() }).await
     }

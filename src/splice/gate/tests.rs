@@ -1,24 +1,13 @@
 use super::*;
-use crate::access::{
-    Capabilities, Destination, FleetId, GrantRule, InstanceId, Operator, OperatorName, OperatorPattern, Policy, Restrictions, Target,
-    TargetPattern,
-};
+use crate::access::{Destination, GrantRule, samples};
 use crate::transport::wire::{put_string, put_u32};
 
 pub(in crate::splice) fn grant(allow: &[Capability]) -> Grant {
-    let allow = allow.iter().copied().collect::<Capabilities>();
-    decide(GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow))
+    decide(GrantRule { allow: allow.iter().copied().collect(), ..samples::rule() })
 }
 
 fn decide(rule: GrantRule) -> Grant {
-    let operator = Operator {
-        name: OperatorName::parse("alice").unwrap(),
-        key: "SHA256:x".into(),
-        source: "192.0.2.1:1".parse().unwrap(),
-        restrictions: Restrictions::default(),
-    };
-    let target = Target { fleet: FleetId::parse("fleet-a").unwrap(), instance: InstanceId::parse("ins-a").unwrap() };
-    Policy::new(Default::default(), vec![rule]).unwrap().decide(&operator, &target, std::time::UNIX_EPOCH).unwrap()
+    samples::grant(rule, std::time::UNIX_EPOCH)
 }
 
 pub(in crate::splice) fn open(kind: &str) -> Vec<u8> {
@@ -109,7 +98,7 @@ fn to_socket(path: &str) -> Vec<u8> {
 #[test]
 fn forwards_go_where_the_grant_says_and_nowhere_else() {
     let allow = [Capability::ForwardLocal].into_iter().collect();
-    let mut rule = GrantRule::new(vec![OperatorPattern::Anyone], vec![TargetPattern::parse("ins-*").unwrap()], allow);
+    let mut rule = GrantRule { allow, ..samples::rule() };
     let some = ["10.0.0.0/8:*", "localhost:8000-8100", "/run/*.sock"].map(|text| Destination::parse(text).unwrap());
     rule.forward_to = Some(some.to_vec());
     let mut gate = Gate::new(decide(rule));
