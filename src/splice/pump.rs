@@ -408,36 +408,32 @@ fn read_more<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Connection<S>, cx: &m
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use ssh_key::PrivateKey;
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
     use crate::access::Capability;
     use crate::splice::gate::tests::{grant, open, request};
-    use crate::transport::{HostIdentity, Preferences};
+    use crate::splice::tests::leg_over;
 
-    /// Two ends of a leg whose keys stand: the client's, the server's.
     async fn leg() -> (Connection<DuplexStream>, Connection<DuplexStream>) {
         let (left, right) = duplex(256 * 1024);
-        let key = Arc::new(PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[7; 32])));
-        let mut client = Connection::new(Leg::client(Preferences::modern(), "SSH-2.0-a").unwrap(), left);
-        let mut server = Connection::new(Leg::server(Preferences::modern(), HostIdentity::new(key, None), "SSH-2.0-b"), right);
-        let (a, b) = tokio::join!(async { client.establish().await.and(client.drain().await) }, async {
-            server.establish().await.and(server.drain().await)
-        });
-        a.and(b).unwrap();
-        (client, server)
+        leg_over(left, right).await
+    }
+
+    fn splice<D, U>(downstream: Connection<D>, upstream: Connection<U>, allow: &[Capability]) -> Splice<D, U>
+    where
+        D: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10_000);
+        Splice::new(downstream, upstream, Gate::new(grant(allow)), audit, Subject::default(), Limits::default())
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_events_at_once_than_are_kept_hold_nothing_up() {
         let (mut operator, downstream) = leg().await;
         let (upstream, mut instance) = leg().await;
-        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10_000);
-        let gate = Gate::new(grant(&[Capability::Shell]));
-        let splice = Splice::new(downstream, upstream, gate, audit, Subject::default(), Limits::default());
+        let splice = splice(downstream, upstream, &[Capability::Shell]);
         let splice = tokio::spawn(splice.run());
         let started = Instant::now();
         for _ in 0..MAX_EVENTS * 3 {
@@ -457,10 +453,8 @@ mod tests {
     async fn a_session_that_rests_holds_no_memory_for_what_may_come() {
         let (mut operator, downstream) = leg().await;
         let (upstream, mut instance) = leg().await;
-        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
         let orders = Orders::default();
-        let gate = Gate::new(grant(&[Capability::Shell]));
-        let splice = Splice::new(downstream, upstream, gate, audit, Subject::default(), Limits::default());
+        let splice = splice(downstream, upstream, &[Capability::Shell]);
         let mut splice = splice.with_orders(orders.clone());
         let mut tick = Box::pin(sleep_until(Instant::now() + TICK));
         let mut held = async |splice: &mut Splice<_, _>| {
@@ -485,9 +479,8 @@ mod tests {
     async fn an_order_ends_an_idle_session_and_both_sides_are_told() {
         let (mut operator, downstream) = leg().await;
         let (upstream, mut instance) = leg().await;
-        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
         let orders = Orders::default();
-        let splice = Splice::new(downstream, upstream, Gate::new(grant(&[])), audit, Subject::default(), Limits::default());
+        let splice = splice(downstream, upstream, &[]);
         let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
         tokio::task::yield_now().await;
         for sentence in ["ssh-broker: ins-a: over", "too late"] {
@@ -510,8 +503,7 @@ mod tests {
             let (mut upstream, instance) = leg().await;
             let worn = if wears_upstream { &mut upstream.leg } else { &mut downstream.leg };
             worn.wear_out();
-            let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
-            let splice = Splice::new(downstream, upstream, Gate::new(grant(&[])), audit, Subject::default(), Limits::default());
+            let splice = splice(downstream, upstream, &[]);
             let ended = splice.run().await;
             assert!(ended.reason.starts_with(blamed), "{}", ended.reason);
             drop((operator, instance));
@@ -522,10 +514,9 @@ mod tests {
     async fn a_narrower_grant_ends_a_session_only_when_it_uses_what_is_gone() {
         let (mut operator, downstream) = leg().await;
         let (upstream, mut instance) = leg().await;
-        let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10);
         let orders = Orders::default();
         let all = [Capability::Shell, Capability::Exec, Capability::ForwardLocal];
-        let splice = Splice::new(downstream, upstream, Gate::new(grant(&all)), audit, Subject::default(), Limits::default());
+        let splice = splice(downstream, upstream, &all);
         let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
         let farewell = || Farewell { sentence: "ssh-broker: ins-a: over".to_owned(), reason: "policy".to_owned() };
 

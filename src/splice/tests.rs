@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ssh_key::PrivateKey;
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::time::Instant;
 
 use self::choppy::Choppy;
@@ -85,12 +85,10 @@ fn terminal() -> [Action; 5] {
 type End = Connection<Choppy<DuplexStream>>;
 
 /// Two ends of a leg whose operator is let in: the client's, the server's.
-async fn leg(chops: &[usize], room: usize) -> (End, End) {
-    let (left, right) = duplex(room);
+pub(super) async fn leg_over<S: AsyncRead + AsyncWrite + Unpin>(left: S, right: S) -> (Connection<S>, Connection<S>) {
     let key = Arc::new(PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[7; 32])));
-    let mut client = Connection::new(Leg::client(Preferences::modern(), "SSH-2.0-a").unwrap(), Choppy::new(left, chops));
-    let identity = HostIdentity::new(key, None);
-    let mut server = Connection::new(Leg::server(Preferences::modern(), identity, "SSH-2.0-b"), Choppy::new(right, chops));
+    let mut client = Connection::new(Leg::client(Preferences::modern(), "SSH-2.0-a").unwrap(), left);
+    let mut server = Connection::new(Leg::server(Preferences::modern(), HostIdentity::new(key, None), "SSH-2.0-b"), right);
     // Behind the keys stands what each end understands; the last word before the session is the server's.
     let lets_in = async {
         server.establish().await?;
@@ -101,6 +99,11 @@ async fn leg(chops: &[usize], room: usize) -> (End, End) {
     let_in.unwrap();
     assert_eq!(success.unwrap(), [msg::USERAUTH_SUCCESS]);
     (client, server)
+}
+
+async fn leg(chops: &[usize], room: usize) -> (End, End) {
+    let (left, right) = duplex(room);
+    leg_over(Choppy::new(left, chops), Choppy::new(right, chops)).await
 }
 
 async fn run(play: Play) -> (Log, Log, Ended) {
