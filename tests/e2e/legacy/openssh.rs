@@ -2,6 +2,7 @@
 //! and forwards are in conformance/oldest.rs.
 
 use std::fs;
+use std::path::Path;
 
 use super::{echo, refusal, upstream};
 use crate::algorithms::User;
@@ -16,12 +17,17 @@ fn lab(instances: Vec<Sshd>, extra: &str) -> Lab {
     Lab::with(Plan { instances, extra: extra.to_owned(), ..Plan::default() })
 }
 
+/// The line that gives an instance this host key too.
+fn rsa_host_key(dir: &Path) -> String {
+    let rsa = dir.join("rsa");
+    keygen(&rsa, &["-t", "rsa", "-b", "2048", "-m", "PEM"]);
+    format!("HostKey {}", rsa.display())
+}
+
 #[test]
 fn it_gets_what_is_modern_of_its_own_accord() {
     let keys = tempfile::tempdir().unwrap();
-    let rsa = keys.path().join("rsa");
-    keygen(&rsa, &["-t", "rsa", "-b", "2048", "-m", "PEM"]);
-    let rsa = format!("HostKey {}", rsa.display());
+    let rsa = rsa_host_key(keys.path());
     let password = "lab pass, word: 7.5";
     let user = User::create(password);
     let login = |kind| Login::Key { kind };
@@ -49,9 +55,7 @@ fn it_gets_what_is_modern_of_its_own_accord() {
 #[test]
 fn each_algorithm_of_its_time_works_alone_and_lives_through_new_keys() {
     let keys = tempfile::tempdir().unwrap();
-    let rsa = keys.path().join("rsa");
-    keygen(&rsa, &["-t", "rsa", "-b", "2048", "-m", "PEM"]);
-    let rsa = format!("HostKey {}", rsa.display());
+    let rsa = rsa_host_key(keys.path());
     let with = |name, address, kex: &str, cipher: &str, mac: &str| {
         let lines = [&format!("KexAlgorithms {kex}"), &format!("Ciphers {cipher}"), &format!("MACs {mac}")];
         let sshd = old(name, address, &[&rsa, "HostKeyAlgorithms ssh-rsa", "RekeyLimit 1M", "LogLevel DEBUG"]);
