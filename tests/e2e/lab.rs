@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ssh_broker::access::Secret;
@@ -117,6 +118,8 @@ pub struct Plan {
     /// Open files that the broker may have.
     pub descriptors: Option<u64>,
     pub log_level: &'static str,
+    /// What leaves the broker is searched for the lab's secrets when the lab ends. Its metrics are served for that.
+    pub searched: bool,
     /// The audit goes to standard output, a pipe that only [`Lab::audit_pipe`] reads.
     pub audit_to_pipe: bool,
     pub port: u16,
@@ -136,6 +139,7 @@ impl Default for Plan {
             listen: String::new(),
             descriptors: None,
             log_level: "info",
+            searched: false,
             audit_to_pipe: false,
             port: 0,
             environment: Vec::new(),
@@ -157,6 +161,10 @@ pub struct Lab {
     descriptors: Option<u64>,
     audit_to_pipe: bool,
     client: Option<PathBuf>,
+    searched: bool,
+    /// Where the broker's metrics are, when the lab has them served.
+    pub metrics: Option<SocketAddr>,
+    heard: Mutex<Vec<u8>>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -209,6 +217,9 @@ impl Lab {
             descriptors,
             audit_to_pipe,
             client: plan.client.clone(),
+            searched: plan.searched,
+            metrics: plan.searched.then(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()),
+            heard: Mutex::default(),
             _runtime: runtime,
         };
         lab.configure(&plan);
@@ -260,12 +271,13 @@ impl Lab {
             "state_dir = \"{dir}/state\"\n\n[listen]\naddresses = [\"{address}\"]\n{listen}\n[operators]\nauthorized_keys_dir = \"{dir}/operators\"\n\n\
              {grants}\n[gse]\nendpoint = \"{endpoint}\"\nregion = \"ap-shanghai\"\nsecret_id_file = \"{dir}/secret_id\"\n\
              secret_key_file = \"{dir}/secret_key\"\nfleet_aliases = {{ prod = \"{FLEET}\" }}\nssh_port = {port}\n\n\
-             [audit]\npath = \"{audit}\"\n\n[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
+             [audit]\npath = \"{audit}\"\n\n{metrics}[upstream]\nallowed_networks = [\"127.0.0.0/8\"]\n{extra}\n",
             address = self.address,
             endpoint = self.endpoint.url(),
             port = self.ssh_port,
             extra = plan.extra,
             listen = plan.listen,
+            metrics = self.metrics.map(|address| format!("[metrics]\naddress = \"{address}\"\n\n")).unwrap_or_default(),
             audit = if plan.audit_to_pipe { "stdout".to_owned() } else { format!("{dir}/audit.jsonl") },
         );
         private(&self.path("broker.toml"), text.as_bytes());
@@ -343,7 +355,21 @@ impl Lab {
     }
 
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.ssh(arguments).output().unwrap()
+        let out = self.ssh(arguments).output().unwrap();
+        self.hear(&out.stdout);
+        self.hear(&out.stderr);
+        out
+    }
+
+    /// Keeps what an operator has read, for the search at the lab's end.
+    pub fn hear(&self, bytes: &[u8]) {
+        if self.searched {
+            self.heard.lock().unwrap().extend_from_slice(bytes);
+        }
+    }
+
+    pub fn heard(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.heard.lock().unwrap()
     }
 
     /// The audit's events, in order.
@@ -413,6 +439,14 @@ impl Lab {
         fs::remove_file(&login).unwrap();
         let (_, secret) = prepare_login(self.dir.path(), &Sshd::new(instance, "127.0.0.1"));
         self.endpoint.change(|inventory| inventory.instance_mut(instance).unwrap().secret = Secret::new(secret).into());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.searched && !std::thread::panicking() {
+            crate::leaks::assert_none(self);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod gate;
 mod grants;
 mod hostile;
 mod lab;
+mod leaks;
 mod legacy;
 mod memory;
 mod recording;

@@ -3,11 +3,11 @@
 use std::process::Output;
 
 use super::peer::{Peer, VERSION};
-use super::{bound, unharmed};
+use super::{bound, plan, unharmed};
 use crate::lab::{Lab, Plan, keygen, text};
 
 fn with(extra: &str) -> Lab {
-    Lab::with(Plan { extra: extra.to_owned(), ..Plan::default() })
+    Lab::with(Plan { extra: extra.to_owned(), ..plan() })
 }
 
 /// A login with these keys from `source`, which the broker does not know.
@@ -56,7 +56,7 @@ fn a_source_that_fails_to_log_in_is_refused_for_a_while_and_others_are_not() {
 #[test]
 fn leaving_without_a_try_and_staying_too_long_cost_too() {
     let extra = "[penalties]\nno_auth = \"10s\"\ngrace_exceeded = \"60s\"\n".to_owned();
-    let lab = Lab::with(Plan { extra, listen: "login_grace = \"2s\"\n".to_owned(), ..Plan::default() });
+    let lab = Lab::with(Plan { extra, listen: "login_grace = \"2s\"\n".to_owned(), ..plan() });
     for _ in 0..2 {
         assert_eq!(Peer::from("127.0.0.66", lab.address).line(), "SSH-2.0-ssh-broker");
     }
@@ -66,6 +66,7 @@ fn leaving_without_a_try_and_staying_too_long_cost_too() {
     assert!(Peer::from("127.0.0.67", lab.address).until_closed().is_some());
     lab.await_event(|event| event["offence"] == "grace-exceeded");
     assert_eq!(Peer::from("127.0.0.67", lab.address).line(), "Not allowed at this time");
+    unharmed(&lab, bound(&lab));
 }
 
 /// A PROXY protocol header of version 2 for a TCP connection over IPv4.
@@ -75,7 +76,7 @@ fn proxy_header(source: [u8; 4]) -> Vec<u8> {
 
 #[test]
 fn only_a_listed_balancer_may_say_where_a_connection_comes_from() {
-    let lab = Lab::with(Plan { listen: "proxy_protocol_from = [\"127.0.0.88\"]\n".to_owned(), ..Plan::default() });
+    let lab = Lab::with(Plan { listen: "proxy_protocol_from = [\"127.0.0.88\"]\n".to_owned(), ..plan() });
     let bound = bound(&lab);
     // From anybody else it is no SSH.
     let mut stranger = Peer::from("127.0.0.66", lab.address);

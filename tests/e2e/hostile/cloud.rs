@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use ssh_broker::demo::{Action, Fault, Times};
 
-use super::{bound, good_login, scaled, unharmed};
+use super::{bound, good_login, plan, scaled, unharmed};
 use crate::lab::{Lab, Plan, Process, private, terminate, text};
 
 /// Every login asks the API.
 fn forgetful() -> Lab {
     let extra = "[cache]\nlease_ttl = \"1ms\"\nresolve_ttl = \"1ms\"\nnot_found_ttl = \"1ms\"\n".to_owned();
-    Lab::with(Plan { extra, ..Plan::default() })
+    Lab::with(Plan { extra, ..plan() })
 }
 
 /// A session that answers what it is sent, however long it runs.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{good_login, scaled};
+use super::{good_login, plan, scaled};
 use crate::lab::{Lab, Plan, terminate, text};
 
 #[test]
 fn killed_at_any_moment_it_has_told_of_every_session_and_keeps_its_keys_and_pins() {
-    let mut lab = Lab::start();
+    let mut lab = Lab::with(plan());
     good_login(&lab);
     let kept = |lab: &Lab| {
         ["state/known_hosts", "state/host_ed25519", "state/ca_ed25519", "state/session_ed25519"]
@@ -61,7 +61,7 @@ fn killed_at_any_moment_it_has_told_of_every_session_and_keeps_its_keys_and_pins
 
 #[test]
 fn while_the_audit_takes_nothing_no_session_begins_and_afterwards_nothing_is_missing() {
-    let mut lab = Lab::with(Plan { audit_to_pipe: true, extra: String::new(), ..Plan::default() });
+    let mut lab = Lab::with(Plan { audit_to_pipe: true, extra: String::new(), ..plan() });
     let text_of = |lab: &Lab| std::fs::read_to_string(lab.path("broker.toml")).unwrap();
     let small = text_of(&lab).replace("path = \"stdout\"\n", "path = \"stdout\"\nqueue = 20\n");
     crate::lab::private(&lab.path("broker.toml"), small.as_bytes());
@@ -106,6 +106,7 @@ fn while_the_audit_takes_nothing_no_session_begins_and_afterwards_nothing_is_mis
     assert_eq!(broker.wait(Duration::from_secs(20)), Some(0));
     drop(broker);
     let all = reader.join().unwrap();
+    lab.hear(all.as_bytes());
     for (index, line) in all.lines().enumerate() {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(event["seq"], index + 1, "{line}");

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Message, runtime};
 use super::peer::{Peer, VERSION, packet};
-use super::{bound, good_login, scaled, unharmed};
+use super::{bound, good_login, plan, scaled, unharmed};
 use crate::lab::{Lab, Plan};
 
 #[test]
 fn a_thousand_held_connections_on_two_hundred_descriptors_keep_nobody_out() {
     // From one source, and from many.
     for sources in [1, 100] {
-        let lab = Lab::with(Plan { descriptors: Some(200), ..Plan::default() });
+        let lab = Lab::with(Plan { descriptors: Some(200), ..plan() });
         assert!(lab.log().contains("the limit of open files is too low"));
         let bound = bound(&lab);
         let mut held = Vec::new();
@@ -29,8 +29,8 @@ fn a_thousand_held_connections_on_two_hundred_descriptors_keep_nobody_out() {
 #[test]
 fn five_hundred_slow_peers_and_floods_leave_good_logins_quick() {
     let extra = "[limits]\nstartups = 1000\nstartups_drop_from = 1000\n".to_owned();
-    let lab = Lab::with(Plan { extra, listen: "login_grace = \"15s\"\n".to_owned(), ..Plan::default() });
-    let (bound, calm) = (bound(&lab), Lab::start());
+    let lab = Lab::with(Plan { extra, listen: "login_grace = \"15s\"\n".to_owned(), ..plan() });
+    let (bound, calm) = (bound(&lab), Lab::with(plan()));
     let started = Instant::now();
     let mut slow: Vec<Peer> = (0..500).map(|n| Peer::from(&format!("127.0.{}.66", 1 + n % 100), lab.address)).collect();
     let stop = AtomicBool::new(false);

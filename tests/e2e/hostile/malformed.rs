@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::client::{Client, Message, runtime};
 use super::peer::{Peer, VERSION, ecdh_init, kexinit, packet};
-use super::{bound, scaled, unharmed};
+use super::{bound, plan, scaled, unharmed};
 use crate::lab::{Lab, Plan};
 
 const KEX: &str = "curve25519-sha256,ext-info-c,kex-strict-c-v00@openssh.com";
@@ -76,7 +76,7 @@ fn exempt() -> String {
 
 #[test]
 fn ten_thousand_malformed_beginnings_leave_no_trace() {
-    let lab = Lab::with(Plan { extra: exempt(), ..Plan::default() });
+    let lab = Lab::with(Plan { extra: exempt(), ..plan() });
     let bound = bound(&lab);
     let mut all: Vec<Vec<u8>> = corpus().into_iter().map(|bytes| [VERSION, &bytes].concat()).collect();
     all.extend(prefaces());
@@ -108,7 +108,7 @@ fn ten_thousand_malformed_beginnings_leave_no_trace() {
 
 #[test]
 fn what_comes_behind_the_keys_but_before_the_proof_is_refused() {
-    let lab = Lab::with(Plan { extra: exempt(), ..Plan::default() });
+    let lab = Lab::with(Plan { extra: exempt(), ..plan() });
     let bound = bound(&lab);
     let certificate = |key: Vec<u8>| {
         let nested = Message(Vec::new()).text("ssh-ed25519-cert-v01@openssh.com").text([1; 32]).text([2; 32]).u32(0).u32(1).u32(1);

@@ -1,5 +1,6 @@
 //! Attackers from three sides: unauthenticated peers, an operator beyond the grants, a compromised instance. Each test is bounded, and ends
-//! with [`unharmed`]: nothing panicked, the broker lives, the audit has no gap, a good login succeeds quickly.
+//! with [`unharmed`]: nothing panicked, the broker lives, the audit has no gap, a good login succeeds quickly. When its lab ends, what has left
+//! the broker is searched for the lab's secrets ([`plan`]).
 //!
 //! `HEAVY=1` multiplies what is thrown at the broker; see the README.
 
@@ -19,7 +20,12 @@ mod secrets;
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{Lab, text};
+use crate::lab::{Lab, Plan, text};
+
+/// What the labs of these tests are made with: the broker's log tells all that it can, and nothing that leaves the broker holds a secret.
+pub fn plan() -> Plan {
+    Plan { log_level: "trace", searched: true, ..Plan::default() }
+}
 
 /// `n`, or with `HEAVY=1` as many as `heavy`.
 pub fn scaled(n: usize, heavy: usize) -> usize {
@@ -56,7 +62,7 @@ pub fn unharmed(lab: &Lab, bound: Duration) {
 }
 
 /// One JSON object a line, numbered without a gap.
-pub fn whole_audit(lab: &Lab) {
+fn whole_audit(lab: &Lab) {
     for (index, event) in lab.audit().iter().enumerate() {
         assert_eq!(event["seq"], index + 1, "{event}");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ssh_key::PrivateKey;
 
 use super::client::{Client, Message, runtime};
-use super::{bound, unharmed};
+use super::{bound, plan, unharmed};
 use crate::lab::{Lab, Plan, keygen, private, text};
 
 const PK_OK: u8 = 60;
@@ -15,7 +15,7 @@ const FAILURE: u8 = 51;
 
 fn lab() -> Lab {
     let extra = "[penalties]\nexempt = [\"127.0.0.0/8\"]\n".to_owned();
-    Lab::with(Plan { extra, listen: "login_grace = \"4s\"\n".to_owned(), ..Plan::default() })
+    Lab::with(Plan { extra, listen: "login_grace = \"4s\"\n".to_owned(), ..plan() })
 }
 
 fn key(lab: &Lab, name: &str) -> PrivateKey {
@@ -262,6 +262,7 @@ fn known_and_unknown_operators_get_the_same_answers_in_the_same_time() {
     });
     let apart = medians[0].abs_diff(medians[1]);
     assert!(apart < Duration::from_millis(4), "{medians:?}");
+    unharmed(&lab, bound(&lab));
 }
 
 #[test]
@@ -272,4 +273,5 @@ fn ssh_audit_finds_nothing_that_our_policy_does_not_want() {
     let mut audit = lab.program(60, &format!("{venv}/bin/ssh-audit"));
     let out = audit.arg("-P").arg(&policy).arg("-p").arg(lab.address.port().to_string()).arg("127.0.0.1").output().unwrap();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    unharmed(&lab, bound(&lab));
 }

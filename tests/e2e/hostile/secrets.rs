@@ -1,59 +1,28 @@
-//! A secret is found in nothing but its own lease, and after that in nothing.
+//! A secret is found in nothing but its own lease, and after that in nothing. Every hostile test's lab searches for its secrets when it ends;
+//! here is what those do not do by themselves.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use base64ct::{Base64, Base64Unpadded, Encoding};
 use rustix::process::Signal;
 use ssh_broker::demo::{Action, Fault, Times};
 
 use super::evil::{Act, Deed, Evil, PASSWORD};
-use super::{bound, unharmed};
-use crate::lab::{API_KEY, Lab, Plan, Process, text};
-
-/// A secret in every form that it could leak in.
-fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let bytes = secret.as_bytes();
-    let hex =
-        |upper: bool| -> String { bytes.iter().map(|byte| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }).collect() };
-    let json = serde_json::to_string(secret).unwrap();
-    let debug = format!("{bytes:?}");
-    let mut forms = vec![
-        ("plain", bytes.to_vec()),
-        ("hex", hex(false).into_bytes()),
-        ("HEX", hex(true).into_bytes()),
-        ("JSON", json.trim_matches('"').as_bytes().to_vec()),
-        ("a list of numbers", debug.trim_matches(|c| c == '[' || c == ']').as_bytes().to_vec()),
-        ("base64", Base64Unpadded::encode_string(bytes).into_bytes()),
-    ];
-    // Within a longer text base64 looks otherwise, by where it begins.
-    for (skip, name) in [(1, "base64 behind one byte"), (2, "base64 behind two bytes")] {
-        let encoded = Base64::encode_string(&[&vec![0; skip], bytes].concat());
-        let inner = encoded.trim_end_matches('=');
-        forms.push((name, inner.as_bytes()[4..inner.len() - 2].to_vec()));
-    }
-    forms
-}
-
-fn is_in(haystack: &[u8], needle: &[u8]) -> bool {
-    !needle.is_empty() && haystack.windows(needle.len()).any(|window| window == needle)
-}
+use super::{bound, plan, unharmed};
+use crate::lab::{Lab, Plan, Process, text};
+use crate::leaks::files_below;
 
 #[test]
 fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
-    let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let extra = format!(
-        "handshake_timeout = \"2s\"\n[cache]\nlease_ttl = \"1s\"\n[metrics]\naddress = \"{metrics}\"\n[[grants]]\noperators = [\"alice\"]\n\
-         targets = [\"ins-*\"]\nrecord = \"required\"\nrecord_input = true\n"
-    );
-    let lab = Lab::with(Plan { log_level: "trace", extra, ..Plan::default() });
+    let extra = "handshake_timeout = \"2s\"\n[cache]\nlease_ttl = \"1s\"\n[[grants]]\noperators = [\"alice\"]\n\
+                 targets = [\"ins-*\"]\nrecord = \"required\"\nrecord_input = true\n"
+        .to_owned();
+    let lab = Lab::with(Plan { extra, ..plan() });
     let bound = bound(&lab);
-    let mut read = Vec::new();
     for (number, act) in [
         Act::EndlessPrompts,
         Act::ManyPrompts,
@@ -69,8 +38,7 @@ fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
     .enumerate()
     {
         let _evil = Evil::start(&lab, number, act);
-        let out = lab.run(&["-vvv", &format!("ins-evil-{number}"), "id"]);
-        read.extend([out.stdout, out.stderr].concat());
+        lab.run(&["-vvv", &format!("ins-evil-{number}"), "id"]);
     }
     for fault in [
         Fault::Error("InternalError".to_owned()),
@@ -81,50 +49,20 @@ fn no_form_of_a_secret_is_in_anything_that_leaves_the_broker() {
     ] {
         std::thread::sleep(Duration::from_millis(1100));
         lab.endpoint.fault(Action::GetInstanceAccess, fault, Times::Next(1));
-        let out = lab.run(&["-vvv", "ins-a", "true"]);
-        read.extend([out.stdout, out.stderr].concat());
+        lab.run(&["-vvv", "ins-a", "true"]);
     }
     let recorded = lab.run(&["-tt", "ins-a", "echo recorded"]);
     assert!(recorded.status.success(), "{}", lab.log());
     unharmed(&lab, bound);
     let pid = lab.broker().id();
-    let scraped = Command::new("curl").args(["-sSf", &format!("http://{metrics}/metrics")]).output().unwrap().stdout;
-    let recordings = below(&lab.path("state/recordings"));
-    assert!(is_in(&scraped, b"ssh_broker_logins_total") && is_in(&recordings, b"recorded"));
-    let places = [
-        ("metrics", scraped),
-        ("recordings", recordings),
-        ("log", lab.log().into_bytes()),
-        ("audit", fs::read(lab.path("audit.jsonl")).unwrap()),
-        ("environment", fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()),
-        ("arguments", fs::read(format!("/proc/{pid}/cmdline")).unwrap()),
-        ("pins", fs::read(lab.path("state/known_hosts")).unwrap()),
-        ("operator's bytes", read),
-    ];
-    assert!(lab.log().contains("TRACE"));
-    let key = fs::read_to_string(lab.path("ins-a.login")).unwrap();
-    let key_line = key.lines().nth(3).unwrap();
-    for secret in [PASSWORD, API_KEY, key_line] {
-        for (form, needle) in forms(secret) {
-            for (place, content) in &places {
-                assert!(!is_in(content, &needle), "a secret is in the {place}, in {form}");
-            }
-        }
-    }
+    // There is something to search; the lab does it when it ends.
+    assert!(files_below(&lab.path("state/recordings")).iter().any(|file| text(&fs::read(file).unwrap()).contains("recorded")));
+    assert!(lab.log().contains("TRACE") && text(&lab.heard()).contains("debug3"));
+    assert!(lab.metrics.is_some_and(|address| TcpStream::connect(address).is_ok()));
     // Nobody reads it out of the process either, and no core is dumped.
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
-}
-
-/// All that the files below a directory hold.
-fn below(dir: &Path) -> Vec<u8> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        all.extend(if path.is_dir() { below(&path) } else { fs::read(&path).unwrap() });
-    }
-    all
 }
 
 /// A program started with a group that is not root's.
@@ -141,7 +79,7 @@ fn group_of_memory(pid: u32) -> u32 {
 
 #[test]
 fn nobody_of_its_own_user_may_read_the_process() {
-    let mut lab = Lab::start();
+    let mut lab = Lab::with(plan());
     let mut other = Process::from(as_group_of_nobody("sleep").arg("30").stdout(Stdio::piped()).spawn().unwrap());
     let shown = |pid: u32, group: u32| {
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -202,7 +140,7 @@ fn copies(pid: u32, needle: &[u8]) -> Vec<String> {
 #[test]
 fn no_copy_of_a_password_is_left_in_memory_once_its_lease_is_over() {
     let extra = "[cache]\nlease_ttl = \"2s\"\n".to_owned();
-    let lab = Lab::with(Plan { extra, ..Plan::default() });
+    let lab = Lab::with(Plan { extra, ..plan() });
     let bound = bound(&lab);
     let pid = lab.broker().id();
     let _evil = Evil::start(&lab, 0, Act::Session(Deed::Nothing));
