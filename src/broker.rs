@@ -21,26 +21,40 @@ pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// One place in the queue for the API quota, written by the queue and read by whoever tells the operator.
+/// How far a call has come: its place in the queue for the API quota, read by whoever tells the operator; out of the queue, when it last got on.
 #[derive(Debug)]
-pub struct QueuePlace(AtomicUsize);
+pub struct QueuePlace {
+    ahead: AtomicUsize,
+    moved: Mutex<Option<Instant>>,
+}
 
 impl QueuePlace {
     const NOT_WAITING: usize = usize::MAX;
 
     /// How many calls go first, `None` while not waiting.
     pub fn set(&self, ahead: Option<usize>) {
-        self.0.store(ahead.unwrap_or(Self::NOT_WAITING), Ordering::Relaxed);
+        self.ahead.store(ahead.unwrap_or(Self::NOT_WAITING), Ordering::Relaxed);
     }
 
     pub fn ahead(&self) -> Option<usize> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|ahead| *ahead != Self::NOT_WAITING)
+        Some(self.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != Self::NOT_WAITING)
+    }
+
+    /// A request was sent, or answered.
+    pub fn moved(&self, at: Instant) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// Since when its request has been waiting for nothing but the answer; `None` in the queue, and before there was a request.
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.filter(|_| self.ahead().is_none())
     }
 }
 
 impl Default for QueuePlace {
     fn default() -> Self {
-        Self(AtomicUsize::new(Self::NOT_WAITING))
+        Self { ahead: AtomicUsize::new(Self::NOT_WAITING), moved: Mutex::default() }
     }
 }
 

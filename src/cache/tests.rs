@@ -14,6 +14,8 @@ struct Fake {
     /// In the queue for the quota, then for the answer.
     queueing: Duration,
     answering: Duration,
+    /// Calls whose requests are lost.
+    lost: AtomicUsize,
     cancelled: Arc<AtomicUsize>,
     fail: Mutex<Option<Failure>>,
     panic: AtomicBool,
@@ -28,6 +30,7 @@ impl Default for Fake {
             locates: AtomicUsize::new(0),
             queueing: Duration::from_millis(500),
             answering: Duration::from_millis(100),
+            lost: AtomicUsize::new(0),
             cancelled: Arc::default(),
             fail: Mutex::new(None),
             panic: AtomicBool::new(false),
@@ -54,6 +57,11 @@ impl Fake {
         place.set(Some(7));
         sleep(self.queueing).await;
         place.set(None);
+        place.moved(Instant::now().into_std());
+        if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lost| lost.checked_sub(1)).is_ok() {
+            sleep(Duration::from_secs(15)).await;
+            return Err(Failure::new(Code::ApiUnavailable, "no answer in time"));
+        }
         sleep(self.answering).await;
         guard.1 = true;
         assert!(!self.panic.load(Ordering::SeqCst), "told to panic");
@@ -337,4 +345,45 @@ async fn where_one_asker_finds_it_is_not_remembered_for_another() {
     for name in ["fleet-a", "fleet-b"] {
         assert_eq!(cache.locate(&instance(), &[fleet(name)], &asker(20)).await.unwrap().fleet, fleet(name));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_an_answer_holds_up_only_who_made_it_and_is_overtaken_for_all() {
+    let fake = Fake { queueing: Duration::from_secs(3), lost: AtomicUsize::new(2), ..Fake::default() };
+    let cache = cache(fake);
+    let began = Instant::now();
+    let ask = || {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.lease(&grant(), &asker(20)).await.map(|_| began.elapsed()) })
+    };
+    let asked = || cache.cloud().leases.load(Ordering::SeqCst);
+    let first: Vec<_> = (0..10).map(|_| ask()).collect();
+    // Three seconds in the queue are no sign of anything.
+    sleep(Duration::from_millis(3900)).await;
+    assert_eq!(asked(), 1);
+    let late = ask();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(asked(), 2, "one of those who follow asks anew, and the others follow it");
+    // The second is lost too. Its answer, at the latest, comes a second, the queue and 100 ms after it was given up.
+    for asker in first.into_iter().chain([late]) {
+        assert!(asker.await.unwrap().unwrap() < Duration::from_millis(11_500));
+    }
+    assert_eq!((asked(), cache.shared.lease_flights.len()), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_asker_has_one_call_of_its_own_under_way_however_long_none_is_answered() {
+    let cache = cache(Fake { queueing: Duration::ZERO, lost: AtomicUsize::new(1000), ..Fake::default() });
+    let askers: Vec<_> = (0..5)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.lease(&grant(), &asker(10)).await.err().unwrap().code })
+        })
+        .collect();
+    for asker in askers {
+        assert_eq!(asker.await.unwrap(), Code::ApiUnavailable);
+    }
+    assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 5);
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(cache.shared.lease_flights.len(), 0);
 }

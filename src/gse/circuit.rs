@@ -15,15 +15,22 @@ pub(super) enum Outage {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Closed { failures: u32 },
-    Open { outage: Outage, until: Instant, pause: Duration },
-    Probing { outage: Outage, pause: Duration },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        outage: Outage,
+        /// When the next probe may go.
+        probe_at: Instant,
+        failed_at: Instant,
+    },
 }
 
 /// The circuit breaker before the endpoint.
 ///
-/// Closed → open after [`Circuit::FAILURES`] consecutive failures, or at once when the service is gone; open → one probe after a pause, which
-/// doubles with every probe that fails; the probe's success closes it.
+/// Closed → open after [`Circuit::FAILURES`] consecutive failures, or at once when the service is gone. Open, it lets one request a second pass
+/// as a probe, whatever became of those before: one that hangs keeps nobody from finding out that the endpoint answers again. The first probe
+/// that succeeds closes it.
 #[derive(Debug)]
 pub(super) struct Circuit {
     state: Mutex<State>,
@@ -33,8 +40,12 @@ pub(super) struct Circuit {
 
 impl Circuit {
     pub(super) const FAILURES: u32 = 5;
-    const PAUSE: Duration = Duration::from_secs(2);
-    const MAX_PAUSE: Duration = Duration::from_secs(30);
+    /// Between two probes.
+    const PAUSE: Duration = Duration::from_secs(1);
+    /// The same when the endpoint says that the service is no more.
+    const PAUSE_GONE: Duration = Duration::from_secs(30);
+    /// How long nobody must have found the endpoint failing until it is taken to be up.
+    const DOUBT: Duration = Duration::from_secs(30);
 
     pub(super) fn new() -> Self {
         Self { state: Mutex::new(State::Closed { failures: 0 }), openings: watch::Sender::new(0) }
@@ -47,9 +58,16 @@ impl Circuit {
     /// Whether queueing up makes sense: not while open, but when a probe is due.
     pub(super) fn check(&self) -> Result<(), Outage> {
         match *self.state() {
-            State::Open { outage, until, .. } if Instant::now() < until => Err(outage),
-            State::Probing { outage, .. } => Err(outage),
+            State::Open { outage, probe_at, .. } if Instant::now() < probe_at => Err(outage),
             State::Closed { .. } | State::Open { .. } => Ok(()),
+        }
+    }
+
+    /// What is told of the endpoint. Where nobody asks, nothing is known: a broker that is sent nobody while it is not up must come back.
+    pub(super) fn is_up(&self) -> bool {
+        match *self.state() {
+            State::Closed { .. } => true,
+            State::Open { failed_at, .. } => failed_at.elapsed() >= Self::DOUBT,
         }
     }
 
@@ -60,25 +78,28 @@ impl Circuit {
 
     /// Lets one request pass, as a probe when one is due.
     pub(super) fn admit(&self) -> Result<Pass<'_>, Outage> {
-        let mut state = self.state();
-        match *state {
+        let now = Instant::now();
+        match &mut *self.state() {
             State::Closed { .. } => Ok(Pass { circuit: self, probe: false }),
-            State::Open { outage, until, pause } if Instant::now() >= until => {
-                *state = State::Probing { outage, pause };
+            State::Open { probe_at, .. } if now >= *probe_at => {
+                *probe_at = now + Self::PAUSE;
                 Ok(Pass { circuit: self, probe: true })
             }
-            State::Open { outage, .. } | State::Probing { outage, .. } => Err(outage),
+            State::Open { outage, .. } => Err(*outage),
         }
     }
 
     fn open(&self, state: &mut State, outage: Outage, pause: Duration) {
-        tracing::warn!(?outage, ?pause, "the cloud API is not asked for a while");
-        *state = State::Open { outage, until: Instant::now() + pause, pause };
-        self.openings.send_modify(|openings| *openings += 1);
+        let now = Instant::now();
+        if matches!(state, State::Closed { .. }) {
+            tracing::warn!(?outage, "the cloud API does not answer; it is asked once a while until it does");
+            self.openings.send_modify(|openings| *openings += 1);
+        }
+        *state = State::Open { outage, probe_at: now + pause, failed_at: now };
     }
 }
 
-/// One request's way through. Dropped without a verdict (the asker went away), it counts as neither; a probe may then be tried again.
+/// One request's way through. Dropped without a verdict (the asker went away), it counts as neither.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     circuit: &'a Circuit,
@@ -87,46 +108,36 @@ pub(super) struct Pass<'a> {
 
 impl Pass<'_> {
     /// The endpoint answered.
-    pub(super) fn succeeded(mut self) {
+    pub(super) fn succeeded(self) {
         let mut state = self.circuit.state();
-        if self.probe || matches!(*state, State::Closed { .. }) {
-            *state = State::Closed { failures: 0 };
+        match *state {
+            State::Closed { .. } => *state = State::Closed { failures: 0 },
+            State::Open { .. } if self.probe => {
+                tracing::info!("the cloud API answers again");
+                *state = State::Closed { failures: 0 };
+            }
+            State::Open { .. } => {}
         }
-        self.probe = false;
     }
 
     /// No connection, no answer in time, or an answer of 500 and above.
-    pub(super) fn failed(mut self) {
+    pub(super) fn failed(self) {
         let mut state = self.circuit.state();
-        match *state {
-            State::Closed { failures } if failures + 1 >= Circuit::FAILURES => {
+        match &mut *state {
+            State::Closed { failures } if *failures + 1 >= Circuit::FAILURES => {
                 self.circuit.open(&mut state, Outage::Unreachable, Circuit::PAUSE)
             }
-            State::Closed { failures } => *state = State::Closed { failures: failures + 1 },
-            State::Probing { pause, .. } if self.probe => {
-                self.circuit.open(&mut state, Outage::Unreachable, (pause * 2).min(Circuit::MAX_PAUSE));
-            }
-            State::Open { .. } | State::Probing { .. } => {}
+            State::Closed { failures } => *failures += 1,
+            // The next probe does not wait for what became of this one.
+            State::Open { outage, failed_at, .. } if self.probe => (*outage, *failed_at) = (Outage::Unreachable, Instant::now()),
+            State::Open { .. } => {}
         }
-        self.probe = false;
     }
 
-    pub(super) fn gone(mut self) {
+    pub(super) fn gone(self) {
         let mut state = self.circuit.state();
         if self.probe || matches!(*state, State::Closed { .. }) {
-            self.circuit.open(&mut state, Outage::Gone, Circuit::MAX_PAUSE);
-        }
-        self.probe = false;
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        if self.probe {
-            let mut state = self.circuit.state();
-            if let State::Probing { outage, pause } = *state {
-                *state = State::Open { outage, until: Instant::now(), pause };
-            }
+            self.circuit.open(&mut state, Outage::Gone, Circuit::PAUSE_GONE);
         }
     }
 }
@@ -153,15 +164,43 @@ mod tests {
         assert_eq!((circuit.check(), circuit.admit().err()), (Err(Outage::Unreachable), Some(Outage::Unreachable)));
 
         sleep(Circuit::PAUSE).await;
-        let probe = circuit.admit().unwrap();
+        circuit.admit().unwrap().failed();
         assert_eq!(circuit.admit().err(), Some(Outage::Unreachable), "one probe at a time");
-        drop(probe);
-        circuit.admit().expect("a probe that was given up is tried again").failed();
-        sleep(Circuit::PAUSE).await;
-        assert!(circuit.check().is_err(), "the pause doubles");
         sleep(Circuit::PAUSE).await;
         circuit.admit().unwrap().succeeded();
         circuit.admit().unwrap().succeeded();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_goes_every_second_though_others_hang_and_any_that_succeeds_closes_it() {
+        let circuit = Circuit::new();
+        (0..Circuit::FAILURES).for_each(|_| circuit.admit().unwrap().failed());
+        let (began, mut hanging) = (Instant::now(), Vec::new());
+        while began.elapsed() < Duration::from_secs(10) {
+            hanging.extend(circuit.admit());
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!((9..=10).contains(&hanging.len()), "{}", hanging.len());
+        // One that comes to its time-out moves nothing.
+        hanging.remove(0).failed();
+        sleep(Circuit::PAUSE).await;
+        drop(circuit.admit().unwrap());
+        hanging.remove(0).succeeded();
+        assert_eq!(circuit.check(), Ok(()));
+        hanging.into_iter().for_each(Pass::failed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_to_be_up_when_nobody_has_found_otherwise_for_a_while() {
+        let circuit = Circuit::new();
+        assert!(circuit.is_up());
+        (0..Circuit::FAILURES).for_each(|_| circuit.admit().unwrap().failed());
+        sleep(Circuit::DOUBT / 2).await;
+        circuit.admit().unwrap().failed();
+        sleep(Circuit::DOUBT / 2).await;
+        assert!(!circuit.is_up());
+        sleep(Circuit::DOUBT / 2).await;
+        assert!(circuit.is_up());
     }
 
     #[tokio::test(start_paused = true)]
@@ -170,8 +209,12 @@ mod tests {
         let straggler = circuit.admit().unwrap();
         circuit.admit().unwrap().gone();
         straggler.succeeded();
-        assert_eq!(circuit.check(), Err(Outage::Gone));
-        sleep(Circuit::MAX_PAUSE).await;
-        assert_eq!(circuit.check(), Ok(()));
+        for _ in 0..2 {
+            assert_eq!(circuit.check(), Err(Outage::Gone));
+            sleep(Circuit::PAUSE_GONE - Duration::from_millis(1)).await;
+            assert_eq!(circuit.check(), Err(Outage::Gone));
+            sleep(Duration::from_millis(1)).await;
+            circuit.admit().unwrap().gone();
+        }
     }
 }

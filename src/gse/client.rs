@@ -127,7 +127,7 @@ impl Client {
             let quota = self.quota(*action);
             QuotaState { action: *action, waiting: quota.waiting(), free: quota.free(), limit: quota.limit() }
         });
-        Stats { calls: self.counters.snapshot(), quotas: quotas.collect(), is_asked: self.circuit.check().is_ok() }
+        Stats { calls: self.counters.snapshot(), quotas: quotas.collect(), is_asked: self.circuit.is_up() }
     }
 
     fn quota(&self, action: Action) -> &Quota {
@@ -221,8 +221,11 @@ impl Client {
         let limit = (Instant::now() + self.call_timeout).min(deadline);
         let http = if action == Action::GetInstanceAccess { &self.http_for_secrets } else { &self.http };
         let attempt = Attempt { http, endpoint: &self.endpoint, region: &self.region, action, body: body.clone(), key: &key, timestamp };
+        let place = asker.place();
+        place.moved(Instant::now().into_std());
         let late = if limit == deadline { Cause::DeadlinePassed } else { Cause::TimedOut };
         let result = timeout_at(limit, attempt.send(permit)).await.unwrap_or_else(|_| Err(late.into()));
+        place.moved(Instant::now().into_std());
         progress.api_time = began.elapsed();
         self.judge(action, pass, &result);
         result
@@ -247,8 +250,13 @@ impl Client {
         *waited += began.elapsed();
         if let Some(permit) = permit {
             let permit = permit.map_err(|_| Cause::QuotaDeadline)?.map_err(|_| Cause::QueueFull)?;
-            // Nothing was sent when this fails, yet the slot is held as if it were; the circuit is open, so nobody misses it.
-            return Ok((permit, self.circuit.admit().map_err(Cause::Outage)?));
+            return match self.circuit.admit() {
+                Ok(pass) => Ok((permit, pass)),
+                Err(outage) => {
+                    permit.unused();
+                    Err(Cause::Outage(outage).into())
+                }
+            };
         }
         self.circuit.check().map_err(Cause::Outage)?;
         Err(Cause::Outage(super::circuit::Outage::Unreachable).into())

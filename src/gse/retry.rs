@@ -38,7 +38,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(200);
-    const MAX: Duration = Duration::from_secs(2);
+    const MAX: Duration = Duration::from_secs(1);
 
     pub(super) fn new() -> Self {
         Self { next: Self::FIRST }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_most() {
         let mut backoff = Backoff::new();
-        for expected in [200, 400, 800, 1600, 2000, 2000] {
+        for expected in [200, 400, 800, 1000, 1000] {
             let pause = backoff.pause().as_millis();
             assert!(pause >= expected / 2 && pause <= expected, "{pause} of {expected}");
         }

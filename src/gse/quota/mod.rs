@@ -49,7 +49,7 @@ impl Quota {
             let mut state = self.state();
             let now = Instant::now();
             if state.line.len() == 0 && state.window.take(now).is_ok() {
-                return Ok(Permit { quota: self, answered: false });
+                return Ok(Permit::new(self));
             }
             let ticket = state.line.join(operator, place).ok_or(QueueFull)?;
             Waiting { quota: self, operator, ticket }
@@ -62,7 +62,7 @@ impl Quota {
                     match state.window.take(now) {
                         Ok(()) => {
                             state.line.advance();
-                            return Ok(Permit { quota: self, answered: false });
+                            return Ok(Permit::new(self));
                         }
                         Err(next) => next,
                     }
@@ -121,13 +121,30 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
     quota: &'a Quota,
-    answered: bool,
+    request: Request,
 }
 
-impl Permit<'_> {
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    Unsent,
+    Answered,
+    /// It may have arrived, or arrive yet.
+    Unanswered,
+}
+
+impl<'a> Permit<'a> {
+    fn new(quota: &'a Quota) -> Self {
+        Self { quota, request: Request::Unanswered }
+    }
+
     /// The answer begins to arrive, so the request did.
     pub(super) fn answered(mut self) {
-        self.answered = true;
+        self.request = Request::Answered;
+    }
+
+    /// No request was sent: the slot is free for another at once.
+    pub(super) fn unused(mut self) {
+        self.request = Request::Unsent;
     }
 }
 
@@ -135,10 +152,10 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut state = self.quota.state();
         let now = Instant::now();
-        if self.answered {
-            state.window.answered(now);
-        } else {
-            state.window.abandoned(now);
+        match self.request {
+            Request::Unsent => state.window.unused(),
+            Request::Answered => state.window.answered(now),
+            Request::Unanswered => state.window.abandoned(now),
         }
         state.line.call_first();
     }

@@ -207,6 +207,19 @@ async fn refusals_slow_the_rate_and_it_recovers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_without_a_request_is_another_ones_at_once() {
+    let quota = Arc::new(Quota::new(1, 10));
+    let permit = quota.permit(&operator("a"), Arc::default()).await.unwrap();
+    let next = tokio::spawn({
+        let quota = quota.clone();
+        async move { quota.permit(&operator("b"), Arc::default()).await.map(Permit::answered) }
+    });
+    sleep(Duration::from_millis(1)).await;
+    permit.unused();
+    timeout(Duration::from_millis(1), next).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_without_an_answer_may_still_arrive() {
     let quota = Arc::new(Quota::new(1, 10));
     drop(quota.permit(&operator("a"), Arc::default()).await.unwrap());

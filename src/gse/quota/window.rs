@@ -83,6 +83,11 @@ impl Window {
         self.free_at(now + SECOND + GRAIN + STRAGGLING);
     }
 
+    /// Nothing was sent.
+    pub(super) fn unused(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
     fn free_at(&mut self, end: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.holds.push(Reverse(end));
