@@ -12,6 +12,7 @@ use super::circuit::{Circuit, Pass};
 use super::credentials::{ApiKey, Credentials, KeyError, Metadata, Places};
 use super::endpoint::Endpoint;
 use super::errors::Class;
+use super::names::Names;
 use super::problem::{Cause, Problem};
 use super::quota::{Permit, Quota};
 use super::resolve::Ways;
@@ -90,6 +91,7 @@ impl Client {
             return Err(Invalid("gse: requests_per_second, queue and call_timeout must be above zero".to_owned()).into());
         }
         let quota = || Quota::new(config.requests_per_second, config.queue);
+        let names = Names::new();
         let http = |idle_connections: usize| {
             reqwest::Client::builder()
                 .no_proxy()
@@ -99,6 +101,7 @@ impl Client {
                 .pool_idle_timeout(Duration::from_secs(30))
                 .pool_max_idle_per_host(idle_connections)
                 .connect_timeout(config.call_timeout)
+                .dns_resolver(names.clone())
                 .build()
         };
         let (http, http_for_secrets) = (http(usize::MAX)?, http(0)?);

@@ -10,6 +10,7 @@ mod errors;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
 mod list;
+mod names;
 mod problem;
 mod quota;
 mod resolve;

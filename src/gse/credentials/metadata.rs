@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{ApiKey, KeyError};
 use crate::gse::attempt::read_body;
+use crate::gse::names::Names;
 
 const USUAL_URL: &str = "http://metadata.tencentyun.com/latest/meta-data/cam/security-credentials/";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ impl Metadata {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT)
+            .dns_resolver(Names::new())
             .pool_max_idle_per_host(0)
             .build()?;
         Ok(Self { url, http })

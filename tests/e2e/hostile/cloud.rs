@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use ssh_broker::demo::{Action, Fault, Times};
 
 use super::{bound, good_login, plan, scaled, unharmed};
-use crate::lab::{Lab, Plan, Process, private, terminate, text};
+use crate::lab::{Lab, Plan, Process, private, succeeded, terminate, text};
 
 /// Every login asks the API.
 fn forgetful() -> Lab {
@@ -17,10 +18,10 @@ fn forgetful() -> Lab {
 }
 
 /// A session that answers what it is sent, however long it runs.
-struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
+pub struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
 
 impl Running {
-    fn start(lab: &Lab) -> Self {
+    pub fn start(lab: &Lab) -> Self {
         let mut child = lab.program(170, "ssh");
         child.arg("-F").arg(lab.path("ssh_config")).args(["ins-a", "cat"]);
         let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -30,7 +31,7 @@ impl Running {
         running
     }
 
-    fn answers(&mut self) {
+    pub fn answers(&mut self) {
         self.0.stdin.as_mut().unwrap().write_all(b"still there\n").unwrap();
         let mut line = String::new();
         self.1.read_line(&mut line).unwrap();
@@ -45,7 +46,7 @@ impl Drop for Running {
 }
 
 /// Until a login succeeds again.
-fn recovery(lab: &Lab) -> Duration {
+pub fn recovery(lab: &Lab) -> Duration {
     let started = Instant::now();
     while !lab.run(&["ins-a", "true"]).status.success() {
         assert!(started.elapsed() < Duration::from_secs(30), "{}", lab.log());
@@ -146,26 +147,21 @@ fn an_endpoint_that_speaks_no_tls_or_has_no_name_is_told() {
     good_login(&lab);
 }
 
-/// A TLS server whose certificate nobody has signed but itself; its port.
-fn self_signed(lab: &Lab) -> (u16, Process) {
+/// The files of a key and of a certificate for this name that nobody has signed but itself.
+pub fn certificate(lab: &Lab, name: &str) -> [PathBuf; 2] {
     let (key, certificate) = (lab.path("tls.key"), lab.path("tls.crt"));
     let mut made = lab.program(20, "openssl");
-    made.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]);
-    made.args(["-addext", "subjectAltName=DNS:localhost"]).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
-    let made = made.output().unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    made.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
+    made.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=DNS:{name}")]);
+    // Who is told to trust it takes it for its own issuer; else it were no server's.
+    made.args(["-addext", "basicConstraints=critical,CA:FALSE"]).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    succeeded(&made.output().unwrap());
+    [key, certificate]
+}
+
+/// A TLS server whose certificate nobody has signed but itself; its port.
+fn self_signed(lab: &Lab) -> (u16, Process) {
+    let [key, certificate] = certificate(lab, "localhost");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut server = lab.program(120, "openssl");
     server.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")]).arg("-key").arg(&key).arg("-cert").arg(&certificate);

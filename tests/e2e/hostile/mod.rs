@@ -13,6 +13,7 @@ mod evil;
 mod inner;
 mod instance;
 mod malformed;
+mod names;
 mod operator;
 mod peer;
 mod proofs;
