@@ -13,11 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::attempts::Attempts;
 use super::commands::SessionChannels;
 use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::{FLOOD, Guarded};
-use super::handler::{Attempts, Connection};
+use super::handler::Connection;
 use super::jumps::Jumps;
 use super::lanes::Lanes;
 use super::penalties::{Offence, Penalties};
