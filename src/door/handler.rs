@@ -160,7 +160,7 @@ impl Drop for Connection {
     }
 }
 
-impl Handler for Connection {
+impl Handler for Box<Connection> {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
