@@ -155,7 +155,7 @@ impl Drop for Connection {
     }
 }
 
-impl Handler for Connection {
+impl Handler for Box<Connection> {
     type Error = russh::Error;
 
     /// Clients begin with it, to learn what they may try: that one is no failure (as in OpenSSH's auth2.c), any later one is.
