@@ -11,7 +11,6 @@ mod tests;
 mod trail;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -101,12 +100,15 @@ impl SessionRunner {
 
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
-        let opening = opening::Opening { runner: &self, subject: &mut subject, started };
-        // Apart: a session is to hold the memory of its opening no longer than that takes.
-        let opened = Box::pin(opening.run(jump)).await;
-        let Some((downstream, upstream, grant, tape)) = opened else { return };
-        let running = Arc::new(Running::new(subject, grant, typed, started));
-        let splicing = self.splicing(downstream, upstream, &running, tape);
+        // Apart, as is the splice: a session is to hold the memory of its opening no longer than that takes.
+        let opening = Box::pin(async {
+            let opening = opening::Opening { runner: &self, subject: &mut subject, started };
+            let (downstream, upstream, grant, tape) = opening.run(jump).await?;
+            let running = Arc::new(Running::new(subject, grant, typed, started));
+            let splicing = Box::pin(self.splicing(downstream, upstream, &running, tape));
+            Some((running, splicing))
+        });
+        let Some((running, splicing)) = opening.await else { return };
         let _entry = self.live.enter(running.clone());
         running.answering(self.carry(splicing, &running)).await;
     }
@@ -143,8 +145,8 @@ impl SessionRunner {
     }
 
     /// To its end, which is told.
-    async fn carry(&self, splicing: impl Future<Output = Ended>, running: &Running) {
-        let (mut splice, subject) = (pin!(splicing), &running.subject);
+    async fn carry(&self, mut splice: impl Future<Output = Ended> + Unpin, running: &Running) {
+        let subject = &running.subject;
         let ended = tokio::select! {
             ended = &mut splice => ended,
             () = expiry::watch(running, self.config.clock) => splice.await,

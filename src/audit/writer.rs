@@ -116,10 +116,13 @@ impl Audit {
     }
 
     /// The same, for what goes on anyhow: when it fails, the log has that `what` is not in the audit.
-    pub async fn tell(&self, subject: &Subject, event: Event, what: &str) {
-        if let Err(error) = self.record(subject, event).await {
-            tracing::error!(%error, "{what} could not be written to the audit");
-        }
+    pub fn tell<'a>(&'a self, subject: &'a Subject, event: Event, what: &'a str) -> impl Future<Output = ()> + Send + use<'a> {
+        // Boxed: it is the last thing that sessions and connections do, and would have its place in their futures as long as they last.
+        Box::pin(async move {
+            if let Err(error) = self.record(subject, event).await {
+                tracing::error!(%error, "{what} could not be written to the audit");
+            }
+        })
     }
 
     async fn send(&self, item: Item) -> Result<(), AuditError> {

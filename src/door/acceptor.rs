@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -13,11 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
+use super::attempts::Attempts;
 use super::commands::SessionChannels;
 use super::connections::Outer;
 use super::door::Shared;
 use super::guarded::{FLOOD, Guarded};
-use super::handler::{Attempts, Connection};
+use super::handler::Connection;
 use super::jumps::Jumps;
 use super::lanes::Lanes;
 use super::penalties::{Offence, Penalties};
@@ -129,6 +131,14 @@ impl Acceptor {
             excused: AtomicBool::new(false),
         };
         let served = AssertUnwindSafe(self.converse(stream, &arrival, startup)).catch_unwind().await;
+        // Boxed, for it would have its place in the future as long as the connection lasts.
+        Box::pin(self.conclude(served, &arrival)).await;
+        // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
+        drop(connection);
+    }
+
+    /// What is told of a connection that has ended, and what it costs its source.
+    async fn conclude(&self, served: thread::Result<Result<(), russh::Error>>, arrival: &Arrival) {
         let source = arrival.source();
         let worst = match &served {
             Ok(Ok(())) => None,
@@ -155,10 +165,8 @@ impl Acceptor {
             self.record(&subject, event).await;
         }
         if !arrival.proven.load(Ordering::Relaxed) {
-            self.judge(source, worst, &arrival).await;
+            self.judge(source, worst, arrival).await;
         }
-        // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
-        drop(connection);
     }
 
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
@@ -174,7 +182,7 @@ impl Acceptor {
         stream: std::net::TcpStream,
         arrival: &Arrival,
         startup: Startup,
-    ) -> Result<Option<RunningSession<Connection>>, russh::Error> {
+    ) -> Result<Option<RunningSession<Box<Connection>>>, russh::Error> {
         let reached = stream.local_addr()?;
         let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
         let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
@@ -187,7 +195,7 @@ impl Acceptor {
         };
         let (client_version, stream) = Prelude::exchange(stream).await?;
         let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
-        let handler = Connection {
+        let handler = Box::new(Connection {
             shared: self.shared.clone(),
             source: arrival.source(),
             client_version,
@@ -200,8 +208,9 @@ impl Acceptor {
             jumps: Jumps::default(),
             forwards: HashMap::new(),
             refusals: Tally::new(),
-        };
-        server::run_stream(config, stream, handler).await.map(Some)
+        });
+        // Both in places of their own: the library's future holds each of them four times.
+        server::run_stream(config, Box::new(stream), handler).await.map(Some)
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.

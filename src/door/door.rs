@@ -60,6 +60,7 @@ pub(super) struct Shared {
     closing: Closing,
     pulse: Arc<Pulse>,
     pipe: usize,
+    attempts: usize,
     all_sessions: Arc<Tally<()>>,
     by_operator: Arc<Tally<OperatorName>>,
 }
@@ -96,6 +97,11 @@ impl Shared {
     /// Bytes that may wait for one session.
     pub(super) fn pipe(&self) -> usize {
         self.pipe
+    }
+
+    /// Requests of a connection to be let in that may fail.
+    pub(super) fn attempts(&self) -> usize {
+        self.attempts
     }
 
     /// Or which limit is reached.
@@ -160,6 +166,7 @@ impl Door {
                 closing: Closing::default(),
                 pulse: pulse.clone(),
                 pipe: limits.pipe,
+                attempts: limits.attempts,
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
             }),
@@ -303,7 +310,8 @@ fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [ciphe
             mac: Cow::Borrowed(MACS),
             compression: Cow::Borrowed(&[compression::NONE]),
         },
-        // The client's opening `none` counts as one.
+        // The library counts the client's opening `none` too; whoever begins without one is held to the number by the handler, except for
+        // what the library refuses without asking it: a method or a key type that it does not know, a certificate out of its time.
         max_auth_attempts: limits.attempts.saturating_add(1),
         inactivity_timeout: None,
         keepalive_interval: None,

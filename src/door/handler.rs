@@ -1,15 +1,16 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use ssh_key::Certificate;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::StartupPermit;
+use super::attempts::Attempts;
 use super::closing::DRAINING;
 use super::commands::SessionChannels;
 use super::connections::{Outer, Proof};
@@ -18,7 +19,7 @@ use super::gauge::{self, Counted};
 use super::jumps::Jumps;
 use super::key_rules::acceptable_signature;
 use super::pending::Pending;
-use super::rejected::{REFUSALS, Rejected};
+use super::rejected::REFUSALS;
 use super::tally::{Tally, TallyPermit};
 use super::{Forward, Jump};
 use crate::access::{Code, Failure, Operator, OperatorName, TargetName};
@@ -27,16 +28,6 @@ use crate::broker::BoxFuture;
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
-
-/// What a connection leaves for the audit when nobody was proven.
-#[derive(Debug, Default)]
-pub(super) struct Attempts {
-    pub(super) claimed: Option<String>,
-    pub(super) reason: Option<String>,
-    /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
-    pub(super) owed: Option<(Subject, Event)>,
-    pub(super) rejected: Rejected,
-}
 
 /// One connection's decisions. Each callback decides and returns: it runs inside the connection's only loop.
 pub(super) struct Connection {
@@ -63,32 +54,36 @@ enum Slots {
 }
 
 impl Connection {
-    /// The first user name counts for the whole connection; another one ends it (RFC 4252, 5).
-    fn pin_user(&mut self, user: &str) -> Result<Option<OperatorName>, russh::Error> {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-        match &attempts.claimed {
-            None => attempts.claimed = Some(user.chars().take(OperatorName::MAX_LEN * 2).collect()),
-            Some(claimed) if claimed.chars().eq(user.chars().take(OperatorName::MAX_LEN * 2)) => {}
-            Some(_) => {
-                attempts.reason = Some("the user name changed during authentication".to_owned());
-                return Err(russh::Error::Disconnect);
-            }
-        }
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At every request to be let in: whose it is, and whether it is the connection's first.
+    fn begin(&mut self, user: &str) -> Result<(Option<OperatorName>, bool), russh::Error> {
+        let is_first = self.attempts().begin(user, self.shared.attempts()).map_err(|_over| russh::Error::Disconnect)?;
         if self.name.is_none() {
             self.name = OperatorName::parse(user).ok();
         }
-        Ok(self.name.clone())
+        Ok((self.name.clone(), is_first))
     }
 
     fn refuse(&self, reason: String) -> Auth {
         tracing::debug!(source = %self.source, reason, "authentication refused");
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).reason = Some(reason);
+        let mut attempts = self.attempts();
+        attempts.fail();
+        attempts.reason = Some(reason);
         Auth::reject()
+    }
+
+    /// A method that proves nobody here.
+    fn refuse_method(&mut self, user: &str, method: &str) -> Result<Auth, russh::Error> {
+        self.begin(user)?;
+        Ok(self.refuse(format!("{method} was tried, and only a key or a certificate counts")))
     }
 
     /// Writes what the audit had no room for.
     fn settle(&self) -> Result<(), AuditError> {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attempts = self.attempts();
         if let Some((subject, event)) = &attempts.owed {
             self.shared.audit.try_record(subject, event.clone())?;
             attempts.owed = None;
@@ -134,7 +129,7 @@ impl Connection {
     }
 
     fn note_rejected(&self, operator: &Operator, typed: &str) {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attempts = self.attempts();
         attempts.rejected.note(&self.shared.audit, operator, typed);
     }
 }
@@ -160,18 +155,38 @@ impl Drop for Connection {
     }
 }
 
-impl Handler for Connection {
+impl Handler for Box<Connection> {
     type Error = russh::Error;
 
+    /// Clients begin with it, to learn what they may try: that one is no failure (as in OpenSSH's auth2.c), any later one is.
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
-        self.pin_user(user)?;
+        let (_, is_first) = self.begin(user)?;
+        if !is_first {
+            self.attempts().fail();
+        }
         Ok(Auth::reject())
+    }
+
+    async fn auth_password(&mut self, user: &str, _password: &str) -> Result<Auth, Self::Error> {
+        self.refuse_method(user, "a password")
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        user: &str,
+        _submethods: &str,
+        _response: Option<Response<'a>>,
+    ) -> Result<Auth, Self::Error> {
+        self.refuse_method(user, "keyboard-interactive")
     }
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
         // A name that cannot be an operator's takes the same way as one that is not.
-        let name = self.pin_user(user)?.map_or_else(|| OperatorName::parse("_"), Ok);
-        let Ok(name) = name else { return Ok(Auth::reject()) };
+        let name = self.begin(user)?.0.map_or_else(|| OperatorName::parse("_"), Ok);
+        let name = match name {
+            Ok(name) => name,
+            Err(invalid) => return Ok(self.refuse(invalid.to_string())),
+        };
         let key = offer.public_key.key_data();
         let could = acceptable_signature(offer.algorithm, key).and_then(|()| self.shared.rules().operators.could_prove(&name, key));
         Ok(match could {
@@ -181,7 +196,7 @@ impl Handler for Connection {
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
-        let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
+        let Some(name) = self.begin(user)?.0 else { return Ok(self.refuse("not an operator's name".to_owned())) };
         let data = key.public_key.key_data();
         if let Err(reason) = acceptable_signature(key.algorithm, data) {
             return Ok(self.refuse(reason));
@@ -190,14 +205,14 @@ impl Handler for Connection {
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
-        let Some(name) = self.pin_user(user)? else { return Ok(self.refuse("not an operator's name".to_owned())) };
+        let Some(name) = self.begin(user)?.0 else { return Ok(self.refuse("not an operator's name".to_owned())) };
         Ok(self.decide(Proof::Certificate { name, certificate: Box::new(certificate.clone()) }))
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), Self::Error> {
         let operator = self.outer.operator().ok_or(russh::Error::Disconnect)?;
         let event = Event::OperatorAuthenticated { client: self.client_version.as_str().into() };
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).owed = Some((Subject::operator(&operator), event));
+        self.attempts().owed = Some((Subject::operator(&operator), event));
         if let Err(error @ AuditError::Stopped) = self.settle() {
             tracing::error!(%error, operator = %operator.name, "a login was refused: it could not be audited");
             return Err(russh::Error::Disconnect);

@@ -54,7 +54,7 @@ impl Lanes {
 
 impl Lane {
     fn start(number: usize, pulse: &Pulse) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
+        let runtime = Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_io().enable_time().build()?;
         let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
         let stopped = stop.clone().cancelled_owned();
         let mut beat = pulse.join();

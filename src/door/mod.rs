@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod admission;
+mod attempts;
 mod authorized_keys;
 mod certificate;
 mod closing;
@@ -137,7 +138,7 @@ pub struct Limits {
     pub startups_per_source: usize,
     /// … of them from one netblock (/24, /48).
     pub startups_per_netblock: usize,
-    /// Authentication attempts a connection.
+    /// Authentication attempts a connection that may fail; the client's opening `none` is none of them.
     pub attempts: usize,
     /// Sessions (operator on target) in all.
     pub sessions: usize,

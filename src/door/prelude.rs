@@ -55,6 +55,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prelude<S> {
             let taken = rest.len().min(buf.remaining());
             buf.put_slice(rest.get(..taken).unwrap_or_default());
             this.replayed += taken;
+            if this.replayed == this.replay.len() {
+                (this.replay, this.replayed) = (Vec::new(), 0);
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_read(cx, buf)

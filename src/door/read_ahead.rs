@@ -41,14 +41,19 @@ impl AsyncRead for ReadAhead {
             return Poll::Ready(Ok(()));
         }
         (this.taken, this.end) = (0, 0);
-        this.ahead.resize(AHEAD, 0);
-        let wanted = buf.initialize_unfilled();
-        let room = wanted.len();
-        let polled = this.stream.poll_read_both(cx, wanted, &mut this.ahead);
+        // Asked first: after each packet there is a try in vain, for which no memory need be taken and wiped.
+        let polled = match this.stream.get_ref().poll_read_ready(cx)? {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                this.ahead.resize(AHEAD, 0);
+                this.stream.poll_read_both(cx, buf.initialize_unfilled(), &mut this.ahead)
+            }
+        };
         if polled.is_pending() {
             this.ahead = Vec::new();
         }
         let read = ready!(polled)?;
+        let room = buf.remaining();
         this.end = read.saturating_sub(room);
         buf.advance(read.min(room));
         Poll::Ready(Ok(()))

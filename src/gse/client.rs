@@ -277,9 +277,7 @@ impl Client {
             }
             Cause::Api { .. } | Cause::Status(_) | Cause::TooLarge | Cause::Malformed(_) | Cause::Unfit(_) => pass.succeeded(),
             // The endpoint was not heard out.
-            Cause::DeadlinePassed | Cause::QuotaDeadline | Cause::Key(_) | Cause::Sign(_) | Cause::Outage(_) | Cause::QueueFull => {
-                drop(pass)
-            }
+            Cause::DeadlinePassed | Cause::QuotaDeadline | Cause::Key(_) | Cause::Sign(_) | Cause::Outage(_) | Cause::QueueFull => {}
         }
     }
 }

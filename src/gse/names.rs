@@ -16,8 +16,10 @@ const MOST: usize = 32;
 /// How long an address stands in for an answer that does not come.
 const MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
 
-type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
-type Addresses = Arc<[SocketAddr]>;
+type Lookup = dyn Fn(&str) -> io::Result<Addresses> + Send + Sync;
+type Addresses = Vec<SocketAddr>;
+/// Where the outcome of a lookup will be, how long to wait for it, and what is known from before.
+type Waiting = (watch::Receiver<Result<Addresses, String>>, Duration, Option<Addresses>);
 
 /// Addresses of names, as the system's resolver gives them. That blocks its thread, without an end that anybody could set: when DNS does not
 /// answer, glibc waits for five seconds, twice and for each server, and never asks a lost question sooner.
@@ -94,8 +96,8 @@ impl Names {
         }
     }
 
-    /// Sees to it that a lookup is under way. Gives where its outcome will be, how long to wait for that, and what is known from before.
-    fn ask(&self, name: &str) -> io::Result<(watch::Receiver<Result<Addresses, String>>, Duration, Option<Addresses>)> {
+    /// Sees to it that a lookup is under way.
+    fn ask(&self, name: &str) -> io::Result<Waiting> {
         let mut entries = self.entries();
         let entry = entries.entry(name.to_owned()).or_insert_with(Entry::new);
         let outcomes = entry.outcomes.subscribe();
@@ -121,13 +123,12 @@ impl Names {
         Ok((outcomes, wait, known))
     }
 
-    fn ended(&self, name: &str, outcome: io::Result<Vec<SocketAddr>>) {
+    fn ended(&self, name: &str, outcome: io::Result<Addresses>) {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(name) else { return };
         entry.under_way -= 1;
         match outcome {
             Ok(addresses) => {
-                let addresses = Addresses::from(addresses);
                 entry.known = Some((addresses.clone(), Instant::now()));
                 (entry.unanswered_since, entry.is_told) = (None, false);
                 let _ = entry.outcomes.send_replace(Ok(addresses));
@@ -148,7 +149,7 @@ impl Resolve for Names {
         let names = self.clone();
         Box::pin(async move {
             let addresses = names.addresses(name.as_str()).await?;
-            Ok(Box::new(addresses.to_vec().into_iter()) as Addrs)
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }

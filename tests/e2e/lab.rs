@@ -218,7 +218,8 @@ impl Lab {
             audit_to_pipe,
             client: plan.client.clone(),
             searched: plan.searched,
-            metrics: plan.searched.then(|| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()),
+            // At an address where no other port is being looked for.
+            metrics: plan.searched.then(|| TcpListener::bind("127.0.7.1:0").unwrap().local_addr().unwrap()),
             heard: Mutex::default(),
             _runtime: runtime,
         };

@@ -9,6 +9,7 @@ mod clients;
 mod cloud;
 mod commands;
 mod conformance;
+mod disk;
 mod failures;
 mod gate;
 mod grants;

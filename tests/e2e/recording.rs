@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::disk::Disk;
 use crate::lab::{Lab, Plan, exchange, terminate, text};
 
 const ALL: &str = r#"allow = ["shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11"]"#;
@@ -319,34 +320,6 @@ fn a_killed_broker_leaves_recordings_that_play_to_the_last_second() {
     terminate(&mut slow);
 }
 
-/// A small disk of its own, as long as this lives.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: PathBuf, size: &str) -> Self {
-        fs::create_dir(&path).unwrap();
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"]).arg(&path).output().unwrap();
-        assert!(mounted.status.success(), "{}", text(&mounted.stderr));
-        Self(path)
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn clear(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 #[test]
 fn a_full_disk_ends_what_must_be_recorded_and_nothing_else() {
     let place = tempfile::tempdir().unwrap();
@@ -354,7 +327,7 @@ fn a_full_disk_ends_what_must_be_recorded_and_nothing_else() {
     let extra = format!(
         "[recording]\ndir = \"{}\"\n[[grants]]\noperators = [\"alice\"]\ntargets = [\"ins-*\"]\nrecord = \"required\"\n{ALL}\n\
          [[grants]]\noperators = [\"bob\"]\ntargets = [\"ins-*\"]\n{ALL}\n",
-        disk.0.display()
+        disk.path().display()
     );
     let lab = Lab::with(Plan { extra, ..Plan::default() });
     let config = fs::read_to_string(lab.path("ssh_config")).unwrap();
@@ -386,7 +359,7 @@ fn a_full_disk_ends_what_must_be_recorded_and_nothing_else() {
     let begun = Instant::now();
     let ended = lab.ssh(&["-tt", "ins-a", "yes $(seq 1000)"]).stdout(Stdio::null()).output().unwrap();
     assert!(text(&ended.stderr).contains(sentence), "{} after {:?}", text(&ended.stderr), begun.elapsed());
-    for cast in files(&disk.0, "cast") {
+    for cast in files(disk.path(), "cast") {
         assert!(!asciinema(&cast).is_empty());
     }
 }
@@ -395,7 +368,7 @@ fn a_full_disk_ends_what_must_be_recorded_and_nothing_else() {
 fn what_may_go_unrecorded_goes_on_and_the_audit_says_so() {
     let place = tempfile::tempdir().unwrap();
     let disk = Disk::mount(place.path().join("disk"), "256k");
-    let lab = in_directory("record = \"best-effort\"", &format!("[recording]\ndir = \"{}\"", disk.0.display()));
+    let lab = in_directory("record = \"best-effort\"", &format!("[recording]\ndir = \"{}\"", disk.path().display()));
     let out = lab.run(&["-tt", "ins-a", "seq 200000; echo done"]);
     assert!(out.status.success() && text(&out.stdout).ends_with("done\r\n"), "{}", text(&out.stderr));
     assert_eq!(lab.await_event(|event| event["event"] == "recording.failed")["required"], false);

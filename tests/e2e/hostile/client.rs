@@ -85,10 +85,15 @@ impl Client {
 
     /// A request with its signature over this connection's session id.
     pub fn signed(&self, name: &str, algorithm: &str, key: &ssh_key::PrivateKey) -> Message {
-        let request = Message::publickey(name, algorithm, &key.public_key().to_bytes().unwrap(), true);
+        self.signed_as(name, algorithm, &key.public_key().to_bytes().unwrap(), key)
+    }
+
+    /// The same for a certificate of the key, which names another algorithm.
+    pub fn signed_as(&self, name: &str, algorithm: &str, blob: &[u8], key: &ssh_key::PrivateKey) -> Message {
+        let request = Message::publickey(name, algorithm, blob, true);
         let session_id = self.0.leg.session_id().unwrap().clone();
         let data = Message(Vec::new()).text(&*session_id).raw(&request.0).0;
-        let algorithm = ssh_broker::transport::SignatureAlgorithm::find(algorithm).unwrap();
+        let algorithm = ssh_broker::transport::SignatureAlgorithm::find(algorithm.trim_end_matches("-cert-v01@openssh.com")).unwrap();
         request.text(ssh_broker::transport::sign_with(key, algorithm, &data).unwrap())
     }
 

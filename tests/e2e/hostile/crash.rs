@@ -1,14 +1,43 @@
 //! What a kill, or an audit that takes nothing, leaves behind.
 
+mod panics;
+
 use std::collections::BTreeSet;
-use std::io::Read;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{good_login, plan, scaled};
+use super::{good_login, plan, scaled, whole_audit};
+use crate::disk::Disk;
 use crate::lab::{Lab, Plan, terminate, text};
+
+/// A session that gives back each line.
+struct Echo(Child, BufReader<ChildStdout>);
+
+impl Echo {
+    fn start(mut ssh: Command) -> Self {
+        let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut echo = Self(child, out);
+        echo.assert_alive();
+        echo
+    }
+
+    fn assert_alive(&mut self) {
+        let mut line = String::new();
+        self.0.stdin.as_mut().unwrap().write_all(b"alive\n").unwrap();
+        self.1.read_line(&mut line).unwrap();
+        assert_eq!(line, "alive\n");
+    }
+
+    fn ends_well(mut self) {
+        self.assert_alive();
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
 
 #[test]
 fn killed_at_any_moment_it_has_told_of_every_session_and_keeps_its_keys_and_pins() {
@@ -112,4 +141,55 @@ fn while_the_audit_takes_nothing_no_session_begins_and_afterwards_nothing_is_mis
         assert_eq!(event["seq"], index + 1, "{line}");
     }
     assert!(all.ends_with('\n') && all.contains("its audit cannot be written"));
+}
+
+#[test]
+fn while_the_disk_of_the_audit_is_full_no_session_begins_and_afterwards_nothing_is_missing() {
+    const SENTENCE: &str = "its audit cannot be written [broker-busy, ref ";
+    let mut lab = Lab::with(plan());
+    lab.broker = None;
+    let disk = Disk::mount(lab.path("disk"), "256k");
+    std::fs::remove_file(lab.path("audit.jsonl")).unwrap();
+    std::os::unix::fs::symlink(disk.path().join("audit.jsonl"), lab.path("audit.jsonl")).unwrap();
+    lab.start_broker();
+    let broker = lab.broker().id();
+    good_login(&lab);
+    let socket = format!("ControlPath={}", lab.path("inner").display());
+    let mut running = Echo::start(lab.ssh(&["-o", &socket, "-o", "ControlMaster=yes", "ins-a", "cat"]));
+    lab.await_event(|event| event["event"] == "channel.opened" && event["what"] == "cat");
+    disk.fill();
+    // The file's last block has room for a little more, which ends in the midst of a line.
+    let (mut refused, began) = (Vec::new(), Instant::now());
+    while refused.len() < 6 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", lab.log());
+        let asked = Instant::now();
+        let out = lab.run(&["ins-a", "echo in"]);
+        assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+        match text(&out.stderr).split_once(SENTENCE) {
+            Some((_, behind)) => refused.push(behind.split_once(']').unwrap().0.to_owned()),
+            None => assert!(refused.is_empty() && out.status.success(), "{}", text(&out.stderr)),
+        }
+        running.assert_alive();
+    }
+    // What runs may go on to what is new in it, too.
+    let out = lab.run(&["-o", &socket, "ins-a", "echo more"]);
+    assert_eq!(text(&out.stdout), "more\n", "{}", text(&out.stderr));
+    assert!(!lab.audit().iter().any(|event| event["what"] == "echo more"));
+    disk.clear();
+    let freed = Instant::now();
+    while !lab.run(&["ins-a", "echo in"]).status.success() {
+        assert!(freed.elapsed() < Duration::from_secs(20), "{}", lab.log());
+    }
+    running.ends_well();
+    let of_running = lab.await_event(|event| event["event"] == "channel.opened" && event["what"] == "echo more")["ref"].clone();
+    lab.await_event(|event| event["event"] == "session.closed" && event["ref"] == of_running);
+    // By the same process, without a gap or a torn line, and with everybody who was refused.
+    assert_eq!(lab.broker().id(), broker);
+    let events = lab.audit();
+    for reference in refused {
+        let told =
+            events.iter().any(|event| event["event"] == "target.failed" && event["ref"] == reference && event["code"] == "broker-busy");
+        assert!(told, "{reference}: {events:#?}");
+    }
+    whole_audit(&lab);
 }

@@ -63,7 +63,7 @@ pub fn unharmed(lab: &Lab, bound: Duration) {
 }
 
 /// One JSON object a line, numbered without a gap.
-fn whole_audit(lab: &Lab) {
+pub fn whole_audit(lab: &Lab) {
     for (index, event) in lab.audit().iter().enumerate() {
         assert_eq!(event["seq"], index + 1, "{event}");
     }

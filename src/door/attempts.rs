@@ -1,0 +1,74 @@
+use crate::access::OperatorName;
+use crate::audit::{Event, Subject};
+
+use super::rejected::Rejected;
+
+/// What a connection leaves for the audit when nobody was proven, and how often it failed to prove somebody.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    pub(super) claimed: Option<String>,
+    pub(super) reason: Option<String>,
+    failed: usize,
+    /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
+    pub(super) owed: Option<(Subject, Event)>,
+    pub(super) rejected: Rejected,
+}
+
+/// The connection is to end: it has tried often enough, or changed its user's name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Over;
+
+impl Attempts {
+    /// A request to be let in as this user, if there may be another one; whether it is the connection's first. The first user name counts
+    /// for the whole connection; another one ends it (RFC 4252, 5).
+    pub(super) fn begin(&mut self, user: &str, most: usize) -> Result<bool, Over> {
+        if self.failed >= most {
+            return Err(Over);
+        }
+        let user = user.chars().take(OperatorName::MAX_LEN * 2);
+        match &self.claimed {
+            None => {
+                self.claimed = Some(user.collect());
+                Ok(true)
+            }
+            Some(claimed) if claimed.chars().eq(user) => Ok(false),
+            Some(_) => {
+                self.reason = Some("the user name changed during authentication".to_owned());
+                Err(Over)
+            }
+        }
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.failed += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_and_requests_that_fail_nothing_are_not() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.begin("alice", 2), Ok(true));
+        for _ in 0..10 {
+            assert_eq!(attempts.begin("alice", 2), Ok(false));
+        }
+        attempts.fail();
+        assert_eq!(attempts.begin("alice", 2), Ok(false));
+        attempts.fail();
+        assert_eq!(attempts.begin("alice", 2), Err(Over));
+        assert!(attempts.reason.is_none());
+    }
+
+    #[test]
+    fn the_first_name_is_for_the_whole_connection() {
+        let mut attempts = Attempts::default();
+        let long = "a".repeat(300);
+        assert_eq!(attempts.begin(&long, 6), Ok(true));
+        assert_eq!(attempts.claimed.as_ref().map(String::len), Some(128));
+        assert_eq!(attempts.begin("alice", 6), Err(Over));
+        assert_eq!(attempts.reason.as_deref(), Some("the user name changed during authentication"));
+    }
+}
