@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ssh_broker::demo::{Action, Fault, Times};
@@ -163,7 +163,8 @@ pub fn certificate(lab: &Lab, name: &str) -> [PathBuf; 2] {
 fn self_signed(lab: &Lab) -> (u16, Process) {
     let [key, certificate] = certificate(lab, "localhost");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut server = lab.program(120, "openssl");
+    // Not under `timeout`, which would be killed alone and leave it running.
+    let mut server = Command::new("openssl");
     server.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")]).arg("-key").arg(&key).arg("-cert").arg(&certificate);
     let server = server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
