@@ -270,7 +270,11 @@ fn a_connection_without_a_command_stays_until_it_is_ended() {
         let master = super::Master::start(&lab, way, &[]);
         assert!(master.ssh(&["-O", "check"], "").status().unwrap().success());
         drop(master);
-        let out = lab.program(2, "ssh").arg("-F").arg(lab.path("ssh_config")).args(["-N", way]).output().unwrap();
+        let mut out = lab.program(2, "ssh").arg("-F").arg(lab.path("ssh_config")).args(["-N", way]).output().unwrap();
+        // The client and its jump are told at the same time: which one is the first to end is nobody's choice.
+        if text(&out.stderr).trim_end() == "client_loop: send disconnect: Broken pipe" {
+            out.stderr.clear();
+        }
         Outcome::of(&out)
     });
 }
