@@ -68,11 +68,12 @@ fn five_hundred_slow_peers_and_floods_leave_good_logins_quick() {
     for address in ["127.0.1.77:", "127.0.1.88:"] {
         lab.await_event(|event| event["offence"] == "flood" && event["source"].as_str().is_some_and(|source| source.starts_with(address)));
     }
-    // No traffic has moved their deadline.
+    // No traffic has moved their deadline: they are gone when it is over, or have been for long.
+    let due = Instant::now().max(started + Duration::from_secs(15));
     for mut peer in slow {
         assert!(peer.until_closed().is_some());
     }
-    assert!(started.elapsed() < Duration::from_secs(90), "{:?}", started.elapsed());
+    assert!(Instant::now() < due + Duration::from_secs(10), "{:?} late", due.elapsed());
     unharmed(&lab, bound);
 }
 
