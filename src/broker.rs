@@ -21,7 +21,8 @@ pub use catalogue::{Catalogue, Listed, Listing, Scopes};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How far a call has come: its place in the queue for the API quota, read by whoever tells the operator; out of the queue, when it last got on.
+/// How far a call has come: its place in the queue for the API quota, read by whoever tells the operator; out of the queue, when it last
+/// got on.
 #[derive(Debug)]
 pub struct QueuePlace {
     ahead: AtomicUsize,

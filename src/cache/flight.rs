@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 type Outcome<T> = Result<T, Failure>;
 
-/// Calls on their way: one per key, however many ask, as long as it gets on. A request may be lost on a connection that hangs, and the API be
-/// well again before it times out: a follower has [`PATIENCE`] with one that is not answered, and then starts a flight of its own, which others
-/// join; when that lands well, it does for all who wait.
+/// Calls on their way: one per key, however many ask, as long as it gets on. A request may be lost on a connection that hangs, and the API
+/// be well again before it times out: a follower has [`PATIENCE`] with one that is not answered, and then starts a flight of its own, which
+/// others join; when that lands well, it does for all who wait.
 ///
 /// **Invariants**: a call runs in a task of its own, so no asker's leaving ends it for the others; a call without askers ends as soon as it
 /// waits for its quota; a flight leaves the map when its call ends, however that is, and its followers hear of it; an asker has one call of

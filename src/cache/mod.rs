@@ -1,7 +1,7 @@
 //! Edge: leases and resolutions in memory (moka): one call in flight per key, short negative answers.
 //!
-//! **Invariants**: however many ask for the same at the same time, the cloud is asked once, as long as it answers; a lease is gone from here within a second after
-//! its time, traffic or not; the only failure that is remembered is "not found".
+//! **Invariants**: however many ask for the same at the same time, the cloud is asked once, as long as it answers; a lease is gone from here
+//! within a second after its time, traffic or not; the only failure that is remembered is "not found".
 
 mod flight;
 mod listings;

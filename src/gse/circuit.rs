@@ -28,9 +28,9 @@ enum State {
 
 /// The circuit breaker before the endpoint.
 ///
-/// Closed → open after [`Circuit::FAILURES`] consecutive failures, or at once when the service is gone. Open, it lets one request a second pass
-/// as a probe, whatever became of those before: one that hangs keeps nobody from finding out that the endpoint answers again. The first probe
-/// that succeeds closes it.
+/// Closed → open after [`Circuit::FAILURES`] consecutive failures, or at once when the service is gone. Open, it lets one request a second
+/// pass as a probe, whatever became of those before: one that hangs keeps nobody from finding out that the endpoint answers again. The
+/// first probe that succeeds closes it.
 #[derive(Debug)]
 pub(super) struct Circuit {
     state: Mutex<State>,

@@ -21,12 +21,12 @@ type Addresses = Vec<SocketAddr>;
 /// Where the outcome of a lookup will be, how long to wait for it, and what is known from before.
 type Waiting = (watch::Receiver<Result<Addresses, String>>, Duration, Option<Addresses>);
 
-/// Addresses of names, as the system's resolver gives them. That blocks its thread, without an end that anybody could set: when DNS does not
-/// answer, glibc waits for five seconds, twice and for each server, and never asks a lost question sooner.
+/// Addresses of names, as the system's resolver gives them. That blocks its thread, without an end that anybody could set: when DNS does
+/// not answer, glibc waits for five seconds, twice and for each server, and never asks a lost question sooner.
 ///
-/// **Invariants**: lookups have threads of their own, of a bounded number, so that nothing else waits for one, and neither does the end of the
-/// process; a lookup that is not answered within a second keeps nobody from a newer one's answer; an address that was once known serves for a day
-/// when DNS fails (RFC 8767), for TLS proves who is there.
+/// **Invariants**: lookups have threads of their own, of a bounded number, so that nothing else waits for one, and neither does the end of
+/// the process; a lookup that is not answered within a second keeps nobody from a newer one's answer; an address that was once known serves
+/// for a day when DNS fails (RFC 8767). TLS proves who is there; where there is none, at the metadata service, DNS is believed as it was.
 #[derive(Clone)]
 pub(super) struct Names {
     lookup: Arc<Lookup>,

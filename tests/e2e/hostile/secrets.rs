@@ -1,5 +1,5 @@
-//! A secret is found in nothing but its own lease, and after that in nothing. Every hostile test's lab searches for its secrets when it ends;
-//! here is what those do not do by themselves.
+//! A secret is found in nothing but its own lease, and after that in nothing. Every hostile test's lab searches for its secrets when it
+//! ends; here is what those do not do by themselves.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
