@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
@@ -205,16 +206,16 @@ async fn the_first_asker_may_leave_and_the_call_ends_when_all_have_left_the_queu
     }
 }
 
+/// Askers for the same secret at the same time, each of which gets none.
+fn five_that_fail(cache: &Arc<Cache<Fake>>, seconds: u64) -> Vec<JoinHandle<Code>> {
+    let ask = |cache: Arc<Cache<Fake>>| async move { cache.lease(&grant(), &asker(seconds)).await.err().unwrap().code };
+    (0..5).map(|_| tokio::spawn(ask(cache.clone()))).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_a_failure_for_all_followers() {
     let cache = cache(Fake { panic: AtomicBool::new(true), ..Fake::default() });
-    let followers: Vec<_> = (0..5)
-        .map(|_| {
-            let cache = cache.clone();
-            tokio::spawn(async move { cache.lease(&grant(), &asker(20)).await.err().unwrap().code })
-        })
-        .collect();
-    for follower in followers {
+    for follower in five_that_fail(&cache, 20) {
         assert_eq!(timeout(Duration::from_secs(5), follower).await.unwrap().unwrap(), Code::ApiUnavailable);
     }
     cache.cloud().panic.store(false, Ordering::SeqCst);
@@ -374,13 +375,7 @@ async fn a_call_without_an_answer_holds_up_only_who_made_it_and_is_overtaken_for
 #[tokio::test(start_paused = true)]
 async fn an_asker_has_one_call_of_its_own_under_way_however_long_none_is_answered() {
     let cache = cache(Fake { queueing: Duration::ZERO, lost: AtomicUsize::new(1000), ..Fake::default() });
-    let askers: Vec<_> = (0..5)
-        .map(|_| {
-            let cache = cache.clone();
-            tokio::spawn(async move { cache.lease(&grant(), &asker(10)).await.err().unwrap().code })
-        })
-        .collect();
-    for asker in askers {
+    for asker in five_that_fail(&cache, 10) {
         assert_eq!(asker.await.unwrap(), Code::ApiUnavailable);
     }
     assert_eq!(cache.cloud().leases.load(Ordering::SeqCst), 5);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::lab::{API_KEY, Lab, Plan, text};
+use crate::hostile::plan;
+use crate::lab::{Lab, Plan, text};
 
 #[test]
 fn a_session_is_told_from_login_to_end_under_one_reference() {
@@ -57,7 +58,8 @@ fn who_is_not_an_operator_is_refused_and_told() {
 
 #[test]
 fn no_secret_is_in_log_audit_or_process_at_any_level() {
-    let lab = Lab::with_log("trace");
+    // They are sought when it ends.
+    let lab = Lab::with(plan());
     assert!(lab.run(&["ins-a", "true"]).status.success());
     lab.endpoint.fault(
         ssh_broker::demo::Action::GetInstanceAccess,
@@ -66,19 +68,7 @@ fn no_secret_is_in_log_audit_or_process_at_any_level() {
     );
     lab.rotate("ins-a");
     assert!(lab.run(&["ins-a", "true"]).status.success());
-    let login = std::fs::read_to_string(lab.path("ins-a.login")).unwrap();
-    let body: String = login.lines().filter(|line| !line.starts_with("-----")).nth(2).unwrap().to_owned();
-    let pid = lab.broker().id();
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-    let audit = std::fs::read_to_string(lab.path("audit.jsonl")).unwrap();
-    let log = lab.log();
-    assert!(log.contains("TRACE"), "the log is not at trace level");
-    for (place, content) in [("log", log), ("audit", audit), ("environ", text(&environ)), ("cmdline", text(&cmdline))] {
-        for secret in [API_KEY, body.as_str()] {
-            assert!(!content.contains(secret), "a secret is in the {place}");
-        }
-    }
+    assert!(lab.log().contains("TRACE"), "the log is not at trace level");
 }
 
 #[test]

@@ -174,10 +174,6 @@ impl Lab {
     }
 
     /// With the broker's log at this level.
-    pub fn with_log(level: &'static str) -> Self {
-        Self::with(Plan { log_level: level, ..Plan::default() })
-    }
-
     pub fn with(plan: Plan) -> Self {
         let dir = tempfile::Builder::new().prefix("lab.").permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -548,6 +544,16 @@ pub fn exchange(command: &mut Command, input: &[u8]) -> Output {
         scope.spawn(move || drop(stdin.write_all(input)));
         child.wait_with_output().unwrap()
     })
+}
+
+/// Waits until `is` says so.
+#[track_caller]
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Ends a program of the lab's: `timeout`, which it runs under, passes TERM on.

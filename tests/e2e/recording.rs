@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::disk::Disk;
 use crate::lab::{Lab, Plan, exchange, terminate, text};
+use crate::leaks::files_below;
 
 const ALL: &str = r#"allow = ["shell", "exec", "sftp", "forward-local", "forward-remote", "agent", "x11"]"#;
 
@@ -27,8 +28,7 @@ fn in_directory(terms: &str, recording: &str) -> Lab {
 
 /// Every file of the recordings with this ending, by name.
 fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
-    let days = fs::read_dir(dir).map(|days| days.map(|day| day.unwrap().path()).collect::<Vec<_>>()).unwrap_or_default();
-    let mut files: Vec<PathBuf> = days.iter().flat_map(|day| fs::read_dir(day).unwrap().map(|file| file.unwrap().path())).collect();
+    let mut files = files_below(dir);
     files.retain(|file| file.extension().is_some_and(|extension| extension == ending));
     files.sort();
     files

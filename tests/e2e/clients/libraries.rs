@@ -5,8 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use super::{file, in_venv};
-use crate::conformance::until;
-use crate::lab::{Lab, installed, succeeded, terminate};
+use crate::lab::{Lab, installed, succeeded, terminate, until};
 
 fn python(lab: &Lab, script: &str) -> String {
     let (file, _) = file(lab);

@@ -6,8 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Outcome, same, until};
-use crate::lab::{Lab, exchange, pattern, terminate, text};
+use super::{Outcome, same};
+use crate::lab::{Lab, exchange, pattern, terminate, text, until};
 
 const GREETING: &[u8] = b"220 speaks first\r\n";
 

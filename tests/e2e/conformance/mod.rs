@@ -15,7 +15,6 @@ mod timing;
 
 use std::fmt;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, exchange, text};
 
@@ -132,15 +131,5 @@ impl Drop for Master<'_> {
     fn drop(&mut self) {
         let control = format!("ControlPath={}", self.path);
         let _ = self.lab.run(&["-O", "exit", "-o", &control, self.way]);
-    }
-}
-
-/// Waits until `is` says so.
-#[track_caller]
-pub fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }

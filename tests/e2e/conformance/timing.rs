@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Case, Outcome, same, until};
-use crate::lab::{Lab, Plan, Process, Sshd, pattern, text};
+use super::{Case, Outcome, same};
+use crate::lab::{Lab, Plan, Process, Sshd, pattern, text, until};
 
 /// Starts an `sshd` for each connection, a second and a half after it was made.
 fn late_sshd(listener: &TcpListener, config: &Path) {

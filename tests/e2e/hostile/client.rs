@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ssh_broker::transport::wire::{put_string, put_u32};
 use ssh_broker::transport::{Connection, Leg, Preferences, TransportError, msg};
+use ssh_key::PrivateKey;
+use ssh_key::private::Ed25519Keypair;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 
@@ -13,6 +15,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A key that nobody has put into any file.
+pub fn stranger(seed: u8) -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
 }
 
 pub struct Client(pub Connection<TcpStream>);
@@ -75,7 +82,7 @@ impl Client {
     }
 
     /// Proven to be this operator.
-    pub async fn operator(source: &str, to: SocketAddr, name: &str, key: &ssh_key::PrivateKey) -> Result<Self, TransportError> {
+    pub async fn operator(source: &str, to: SocketAddr, name: &str, key: &PrivateKey) -> Result<Self, TransportError> {
         let mut client = Self::connect(source, to).await?;
         let request = client.signed(name, "ssh-ed25519", key);
         client.say(&request).await?;
@@ -84,12 +91,12 @@ impl Client {
     }
 
     /// A request with its signature over this connection's session id.
-    pub fn signed(&self, name: &str, algorithm: &str, key: &ssh_key::PrivateKey) -> Message {
+    pub fn signed(&self, name: &str, algorithm: &str, key: &PrivateKey) -> Message {
         self.signed_as(name, algorithm, &key.public_key().to_bytes().unwrap(), key)
     }
 
     /// The same for a certificate of the key, which names another algorithm.
-    pub fn signed_as(&self, name: &str, algorithm: &str, blob: &[u8], key: &ssh_key::PrivateKey) -> Message {
+    pub fn signed_as(&self, name: &str, algorithm: &str, blob: &[u8], key: &PrivateKey) -> Message {
         let request = Message::publickey(name, algorithm, blob, true);
         let session_id = self.0.leg.session_id().unwrap().clone();
         let data = Message(Vec::new()).text(&*session_id).raw(&request.0).0;

@@ -1,6 +1,6 @@
 //! A cloud API that fails in every way, and clocks that differ.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ssh_broker::demo::{Action, Fault, Times};
 
+use super::echo::Echo;
 use super::{bound, good_login, plan, scaled, unharmed};
 use crate::lab::{Lab, Plan, Process, private, succeeded, terminate, text};
 
@@ -15,34 +16,6 @@ use crate::lab::{Lab, Plan, Process, private, succeeded, terminate, text};
 fn forgetful() -> Lab {
     let extra = "[cache]\nlease_ttl = \"1ms\"\nresolve_ttl = \"1ms\"\nnot_found_ttl = \"1ms\"\n".to_owned();
     Lab::with(Plan { extra, ..plan() })
-}
-
-/// A session that answers what it is sent, however long it runs.
-pub struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
-
-impl Running {
-    pub fn start(lab: &Lab) -> Self {
-        let mut child = lab.program(170, "ssh");
-        child.arg("-F").arg(lab.path("ssh_config")).args(["ins-a", "cat"]);
-        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let mut running = Self(child, out);
-        running.answers();
-        running
-    }
-
-    pub fn answers(&mut self) {
-        self.0.stdin.as_mut().unwrap().write_all(b"still there\n").unwrap();
-        let mut line = String::new();
-        self.1.read_line(&mut line).unwrap();
-        assert_eq!(line, "still there\n");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        terminate(&mut self.0);
-    }
 }
 
 /// Until a login succeeds again.
@@ -58,7 +31,7 @@ pub fn recovery(lab: &Lab) -> Duration {
 fn whatever_the_api_does_is_told_costs_few_calls_and_is_over_when_its_cause_is() {
     let lab = forgetful();
     let bound = bound(&lab);
-    let mut running = Running::start(&lab);
+    let mut running = Echo::long(&lab);
     for (fault, code) in [
         (Fault::Status(500), "api-unavailable"),
         (Fault::Reset, "api-unavailable"),
@@ -78,7 +51,7 @@ fn whatever_the_api_does_is_told_costs_few_calls_and_is_over_when_its_cause_is()
         assert!(text(&out.stderr).contains(&format!("[{code}, ref ")), "{fault:?}: {}", text(&out.stderr));
         let calls = lab.endpoint.calls(Action::GetInstanceAccess) - before;
         assert!(calls <= 20, "{fault:?} cost {calls} calls");
-        running.answers();
+        running.assert_alive();
         lab.endpoint.clear_faults();
         let took = recovery(&lab);
         assert!(took <= Duration::from_secs(2) + bound, "{fault:?}: {took:?} until a login succeeded again");
@@ -90,7 +63,7 @@ fn whatever_the_api_does_is_told_costs_few_calls_and_is_over_when_its_cause_is()
 fn an_api_that_hangs_or_throttles_for_long_ends_with_its_cause() {
     let lab = forgetful();
     let bound = bound(&lab);
-    let mut running = Running::start(&lab);
+    let mut running = Echo::long(&lab);
     // A hang that ends while the calls of its beginning still wait for an answer, and one that is longer than the circuit stays closed.
     for (fault, seconds) in
         [(Fault::Error("RequestLimitExceeded".to_owned()), scaled(6, 30)), (Fault::Hang, 4), (Fault::Hang, scaled(10, 40))]
@@ -104,7 +77,7 @@ fn an_api_that_hangs_or_throttles_for_long_ends_with_its_cause() {
         let most = if matches!(fault, Fault::Hang) { 20 } else { 20 * seconds as u64 };
         assert!(calls <= most, "{fault:?} cost {calls} calls in {seconds} s");
         assert!(lab.endpoint.max_in_any_second(Action::GetInstanceAccess) <= 20);
-        running.answers();
+        running.assert_alive();
         lab.endpoint.clear_faults();
         let took = recovery(&lab);
         assert!(took <= Duration::from_secs(2) + bound, "{fault:?} for {seconds} s: {took:?} until a login succeeded again");
@@ -179,12 +152,12 @@ fn self_signed(lab: &Lab) -> (u16, Process) {
 fn clocks_that_differ_keep_nobody_out() {
     let lab = forgetful();
     let bound = bound(&lab);
-    let mut running = Running::start(&lab);
+    let mut running = Echo::long(&lab);
     for minutes in [4, -4, 6, -6, 0, 60, -60] {
         lab.endpoint.set_clock_ahead(minutes * 60);
         let took = good_login(&lab);
         assert!(took <= 2 * bound, "{minutes} minutes: {took:?}");
-        running.answers();
+        running.assert_alive();
     }
     unharmed(&lab, bound);
 }

@@ -3,41 +3,16 @@
 mod panics;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::Read;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::echo::Echo;
 use super::{good_login, plan, scaled, whole_audit};
 use crate::disk::Disk;
 use crate::lab::{Lab, Plan, terminate, text};
-
-/// A session that gives back each line.
-struct Echo(Child, BufReader<ChildStdout>);
-
-impl Echo {
-    fn start(mut ssh: Command) -> Self {
-        let mut child = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let mut echo = Self(child, out);
-        echo.assert_alive();
-        echo
-    }
-
-    fn assert_alive(&mut self) {
-        let mut line = String::new();
-        self.0.stdin.as_mut().unwrap().write_all(b"alive\n").unwrap();
-        self.1.read_line(&mut line).unwrap();
-        assert_eq!(line, "alive\n");
-    }
-
-    fn ends_well(mut self) {
-        self.assert_alive();
-        drop(self.0.stdin.take());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
 
 #[test]
 fn killed_at_any_moment_it_has_told_of_every_session_and_keeps_its_keys_and_pins() {

@@ -1,6 +1,6 @@
 //! Attackers from three sides: unauthenticated peers, an operator beyond the grants, a compromised instance. Each test is bounded, and ends
-//! with [`unharmed`]: nothing panicked, the broker lives, the audit has no gap, a good login succeeds quickly. When its lab ends, what has left
-//! the broker is searched for the lab's secrets ([`plan`]).
+//! with [`unharmed`]: nothing panicked, the broker lives, the audit has no gap, a good login succeeds quickly. When its lab ends, what has
+//! left the broker is searched for the lab's secrets ([`plan`]).
 //!
 //! `HEAVY=1` multiplies what is thrown at the broker; see the README.
 
@@ -9,6 +9,7 @@ mod client;
 mod cloud;
 mod crash;
 mod crowds;
+mod echo;
 mod evil;
 mod inner;
 mod instance;

@@ -16,7 +16,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::client::runtime;
-use super::cloud::{Running, certificate, recovery};
+use super::cloud::{certificate, recovery};
+use super::echo::Echo;
 use super::{bound, plan, unharmed};
 use crate::lab::{Lab, Plan, Process, terminate, text};
 
@@ -162,7 +163,7 @@ fn a_dns_that_is_slow_or_silent_delays_at_most_who_asks_first_and_is_over_when_i
     assert!(took >= Duration::from_secs(3) && took < DEADLINE, "{took:?}; DNS was asked {} times", dns.asked.load(Ordering::SeqCst));
     // From then on the address is known: with DNS slow or silent others wait a second, and who has a lease or a session for nothing.
     let bound = bound(&lab);
-    let mut running = Running::start(&lab);
+    let mut running = Echo::long(&lab);
     for (number, delay) in [3000, NEVER, NEVER].into_iter().enumerate() {
         dns.answers_after(delay);
         let target = another(&lab, number);
@@ -170,7 +171,7 @@ fn a_dns_that_is_slow_or_silent_delays_at_most_who_asks_first_and_is_over_when_i
         let out = lab.run(&[&target, "echo in"]);
         assert_eq!(text(&out.stdout), "in\n", "{}\n{}", text(&out.stderr), lab.log());
         assert!(started.elapsed() < Duration::from_secs(2) + bound, "{:?}", started.elapsed());
-        running.answers();
+        running.assert_alive();
         unharmed(&lab, bound);
     }
     drop(running);

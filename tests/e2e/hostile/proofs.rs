@@ -7,7 +7,7 @@ use std::process::Command;
 
 use ssh_key::PrivateKey;
 
-use super::client::{Client, Message, runtime};
+use super::client::{Client, Message, runtime, stranger};
 use super::{bound, plan, unharmed};
 use crate::lab::{Lab, Plan, keygen, private, text};
 
@@ -22,11 +22,6 @@ fn lab() -> Lab {
 
 fn key(lab: &Lab, name: &str) -> PrivateKey {
     PrivateKey::read_openssh_file(lab.path(name)).unwrap()
-}
-
-/// A key that nobody has put into any file.
-fn stranger(seed: u8) -> PrivateKey {
-    PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[seed; 32]))
 }
 
 fn first(message: &[u8]) -> u8 {

@@ -4,7 +4,7 @@
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use ssh_broker::access::{Failure, FleetId, Grant, InstanceId, Lease, Target};
 use ssh_broker::audit::Audit;
@@ -21,11 +21,11 @@ use ssh_key::{Certificate, PrivateKey};
 use tokio::runtime::Runtime;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use super::super::client::{Client, Message, runtime};
+use super::super::client::{Client, Message, runtime, stranger};
+use super::super::echo::Echo;
 use super::super::peer::Peer;
 use super::super::{good_login, plan, whole_audit};
-use super::Echo;
-use crate::lab::{Lab, Plan, Sshd, terminate, text};
+use crate::lab::{Lab, Plan, Sshd, terminate, text, until};
 
 /// What a panic says must not get into the audit.
 const SAID: &str = "hunter2";
@@ -140,21 +140,13 @@ impl House {
         let control = format!("ControlPath={}", socket.display());
         let master = lab.ssh(&["-M", "-N", "-o", &control, "-l", user, "broker"]).spawn().unwrap();
         let connection = Connection { lab, control, master };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !socket.exists() {
-            assert!(Instant::now() < deadline, "{user} was not let in");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until(&format!("{user}'s login"), || socket.exists());
         connection
     }
 
     /// All that was opened has ended.
     fn await_quiet(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.runner.live().list().is_empty() || self.door.connections().proven > 0 {
-            assert!(Instant::now() < deadline, "something is left: {:?}", self.door.connections());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until("the end of all that was opened", || self.runner.live().list().is_empty() && self.door.connections().proven == 0);
     }
 }
 
@@ -200,12 +192,7 @@ fn a_panic_in_a_session_ends_that_session_alone_and_is_in_the_audit() {
     drop((alices, bobs));
     house.await_quiet();
     // Each crash stands under its session's reference, behind what that session had come to; nothing else ended otherwise than it should.
-    let closed = || lab.audit().iter().filter(|event| event["event"] == "session.closed").count();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while closed() < 4 {
-        assert!(Instant::now() < deadline, "{:#?}", lab.audit());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the ends of four sessions", || lab.audit().iter().filter(|event| event["event"] == "session.closed").count() >= 4);
     let events = lab.audit();
     let crashed: Vec<_> = events.iter().filter(|event| event["event"] == "session.crashed").collect();
     let told = |crashed: &serde_json::Value| -> Vec<&str> {
@@ -229,8 +216,7 @@ fn a_panic_before_the_login_ends_that_connection_and_its_source_is_refused() {
     let alices = house.connection("alice");
     let beside = Echo::start(alices.ssh("ins-a", "cat"));
     let key = PrivateKey::read_openssh_file(lab.path("operator")).unwrap();
-    let stranger = PrivateKey::from(ssh_key::private::Ed25519Keypair::from_seed(&[7; 32]));
-    let refused = |client: &Client| client.signed("alice", "ssh-ed25519", &stranger);
+    let refused = |client: &Client| client.signed("alice", "ssh-ed25519", &stranger(7));
     runtime().block_on(async {
         // From there, from before it: one that was let in, and one that waits to be.
         let mut inside = Client::operator(CURSED, lab.address, "alice", &key).await.unwrap();
