@@ -3,7 +3,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -23,13 +23,17 @@ pub(super) struct Guarded<S> {
     deadline: Option<Pin<Box<Sleep>>>,
     read: usize,
     proven: Arc<AtomicBool>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stop: CancellationToken,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// What `stopped` will wake.
+    waker: Option<Waker>,
 }
 
 impl<S> Guarded<S> {
     /// `proven` is set by whoever proves the operator.
     pub(super) fn new(stream: S, deadline: Instant, proven: Arc<AtomicBool>, stop: CancellationToken) -> Self {
-        Self { stream, deadline: Some(Box::pin(sleep_until(deadline))), read: 0, proven, stop: Box::pin(stop.cancelled_owned()) }
+        let stopped = Box::pin(stop.clone().cancelled_owned());
+        Self { stream, deadline: Some(Box::pin(sleep_until(deadline))), read: 0, proven, stop, stopped, waker: None }
     }
 
     /// Also leaves the waker, so that an end comes though nothing moves.
@@ -42,9 +46,13 @@ impl<S> Guarded<S> {
         {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the login took longer than login_grace"));
         }
-        match self.stop.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the broker stops")),
-            Poll::Pending => Ok(()),
+        // A waker that is left stays there: it is left once, not at each read and write.
+        if self.waker.as_ref().is_none_or(|left| !left.will_wake(cx.waker())) && self.stopped.as_mut().poll(cx).is_pending() {
+            self.waker = Some(cx.waker().clone());
+        }
+        match self.stop.is_cancelled() {
+            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the broker stops")),
+            false => Ok(()),
         }
     }
 }
