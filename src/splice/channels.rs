@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::Direction;
 use crate::transport::msg;
@@ -7,11 +7,12 @@ use crate::transport::wire::Reader;
 /// More channels than any session has (the tap ends one that has more): what is kept for each is bounded by it.
 pub(super) const MAX_CHANNELS: usize = 10_000;
 
-/// What is kept for some of the session's channels, found by either side's number for them.
+/// What is kept for some of the session's channels, found by either side's number for them: a peer chooses it, and most sessions have one
+/// channel, which a tree finds sooner than a hash that no peer can aim at.
 pub(super) struct Channels<T> {
-    by_operator: HashMap<u32, Entry<T>>,
+    by_operator: BTreeMap<u32, Box<Entry<T>>>,
     /// The instance's number → the operator's.
-    by_instance: HashMap<u32, u32>,
+    by_instance: BTreeMap<u32, u32>,
 }
 
 struct Entry<T> {
@@ -22,7 +23,7 @@ struct Entry<T> {
 
 impl<T> Default for Channels<T> {
     fn default() -> Self {
-        Self { by_operator: HashMap::new(), by_instance: HashMap::new() }
+        Self { by_operator: BTreeMap::new(), by_instance: BTreeMap::new() }
     }
 }
 
@@ -40,7 +41,7 @@ impl<T> Channels<T> {
     pub(super) fn insert(&mut self, operators: u32, kept: T) -> Option<T> {
         let before = self.forget(operators);
         if self.by_operator.len() < MAX_CHANNELS {
-            self.by_operator.insert(operators, Entry { kept, instance: None, closed: (false, false) });
+            self.by_operator.insert(operators, Box::new(Entry { kept, instance: None, closed: (false, false) }));
         }
         before
     }
