@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
-use futures_util::FutureExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use ssh_key::{Certificate, PrivateKey};
 
 use self::opening::{Downstream, Upstream};
@@ -147,9 +148,12 @@ impl SessionRunner {
     /// To its end, which is told.
     async fn carry(&self, mut splice: impl Future<Output = Ended> + Unpin, running: &Running) {
         let subject = &running.subject;
+        // Polled only when it is woken itself, not with all that moves in the session.
+        let mut expiry = FuturesUnordered::from_iter([expiry::watch(running, self.config.clock)]);
         let ended = tokio::select! {
+            biased;
             ended = &mut splice => ended,
-            () = expiry::watch(running, self.config.clock) => splice.await,
+            _ = expiry.next() => splice.await,
         };
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
