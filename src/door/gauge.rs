@@ -1,6 +1,7 @@
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -104,13 +105,15 @@ impl Gauge {
         self.is_full() && self.pressed().is_some_and(|pressed| pressed.last.elapsed() < PRESSING)
     }
 
-    /// Counts a message that is in the queue. `shared`: other sessions of the connection wait meanwhile.
+    /// Counts a message that is in the queue, and lets its session take it at once: a key goes on before the library does what it has to do
+    /// after each message, and a queue that never fills uses the same few buffers again. `shared`: other sessions of the connection wait
+    /// meanwhile.
     pub(super) async fn put(&self, bytes: usize, shared: bool) -> Counted {
         self.waiting.fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.feed().await;
         if !self.is_over(self.limit / FULL) {
             return Counted::Fits;
         }
-        self.feed().await;
         let patience = if shared { STALL } else { STALL_ALONE };
         loop {
             let over = self.is_over(self.limit) && !self.is_closed();
@@ -138,7 +141,7 @@ impl Gauge {
     async fn feed(&self) {
         if self.hungry.load(Ordering::Relaxed) {
             let taken = self.taken.load(Ordering::Relaxed);
-            tokio::task::yield_now().await;
+            step_aside().await;
             if self.taken.load(Ordering::Relaxed) == taken {
                 self.hungry.store(false, Ordering::Relaxed);
             }
@@ -186,6 +189,19 @@ impl Gauge {
         self.session.register(waker);
         self.stalled.load(Ordering::Acquire)
     }
+}
+
+/// Lets the tasks run that were woken before, and no more: tokio's `yield_now` looks at all sockets before it goes on.
+async fn step_aside() {
+    let mut has_stepped = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_stepped, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -250,6 +266,24 @@ mod tests {
         }
         assert_eq!(started.elapsed(), Duration::ZERO);
         session.abort();
+    }
+
+    #[tokio::test]
+    async fn a_session_that_waits_for_more_has_taken_it_before_the_connection_goes_on() {
+        let gauge = Gauge::new(1 << 20);
+        let came = Arc::new(Notify::new());
+        gauge.take(0, true);
+        let session = tokio::spawn({
+            let (gauge, came) = (gauge.clone(), came.clone());
+            async move {
+                came.notified().await;
+                gauge.take(1, true);
+            }
+        });
+        tokio::task::yield_now().await;
+        came.notify_one();
+        assert_eq!(gauge.put(1, false).await, Counted::Fits);
+        assert!(session.is_finished());
     }
 
     #[tokio::test(start_paused = true)]
