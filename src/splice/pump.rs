@@ -14,7 +14,7 @@ use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
-use crate::transport::{Connection, Leg, Received, TransportError, msg};
+use crate::transport::{Connection, Filled, Leg, Received, TransportError, msg};
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
@@ -24,9 +24,6 @@ const HIGHEST_WATER: usize = 8 * 1024 * 1024;
 const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
 const IDLE_TICK: Duration = Duration::from_secs(60);
-
-/// Rounds of one turn, about a mebibyte: then the other sessions of the thread have theirs.
-const ROUNDS: usize = 16;
 
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +98,8 @@ pub struct Splice<D, U> {
     /// What the operator's side and the instance understand.
     manners: (Manners, Manners),
     clocks: (Clock, Clock),
+    /// How far the messages of each side came, up and down.
+    reached: (Moved, Moved),
     /// Whether anything moved since the last tick.
     moved: bool,
     /// Nothing has moved for a whole tick, nor since.
@@ -124,6 +123,8 @@ where
             subject,
             limits,
             clocks: Default::default(),
+            // What the handshakes left comes before what is read.
+            reached: (Moved::Blocked, Moved::Blocked),
             moved: true,
             rests: false,
         }
@@ -194,26 +195,23 @@ where
         reason
     }
 
-    fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
-        for _ in 0..ROUNDS {
-            match self.poll_once(cx, tick.as_mut()) {
-                Ok(true) => (self.moved, self.rests) = (true, false),
-                Ok(false) => {
-                    // Behind the reads, which take memory before they find nothing.
-                    if self.rests {
-                        self.downstream.release_idle_memory();
-                        self.upstream.release_idle_memory();
-                    }
-                    return Poll::Pending;
-                }
-                Err(end) => return Poll::Ready(end),
+    /// One round, then the other tasks of the thread have their turn: the door's sends what was read while the processor still has it at
+    /// hand, and the buffers that it came in serve again.
+    fn poll_run(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Poll<End> {
+        match self.poll_once(cx, tick) {
+            Ok(true) => cx.waker().wake_by_ref(),
+            // Behind the reads, which take memory before they find nothing.
+            Ok(false) if self.rests => {
+                self.downstream.release_idle_memory();
+                self.upstream.release_idle_memory();
             }
+            Ok(false) => {}
+            Err(end) => return Poll::Ready(end),
         }
-        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// One round: messages across, events out, bytes out, bytes in. `false` when every source was found empty and has our waker.
+    /// One round: bytes in, messages across, events out, bytes out. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
         let Given { farewell, notices, regrant } = self.orders.take(cx);
         if let Some(farewell) = farewell {
@@ -222,13 +220,16 @@ where
         if let Some(Regrant { grant, farewell }) = regrant {
             self.regrant(grant, farewell)?;
         }
+        let (reads_up, reads_down) = (self.reads_up(), self.reads_down());
+        let up = if reads_up { read_more(&mut self.downstream, cx).map_err(End::Operator)? } else { None };
+        let down = if reads_down { read_more(&mut self.upstream, cx).map_err(End::Instance)? } else { None };
         let Self { downstream, upstream, gate, tap, manners, .. } = self;
         for text in notices {
             gate.notice(&text);
             say(gate, &mut downstream.leg)?;
         }
-        let up = move_messages(Direction::Up, downstream, upstream, manners.1, gate, tap)?;
-        let down = move_messages(Direction::Down, upstream, downstream, manners.0, gate, tap)?;
+        self.reached.0 = move_messages(Direction::Up, downstream, upstream, manners.1, gate, tap)?;
+        self.reached.1 = move_messages(Direction::Down, upstream, downstream, manners.0, gate, tap)?;
         // Behind the messages: what stays is then what the recorder and the audit have our waker for.
         self.poll_tape(cx)?;
         let told = self.poll_events(cx)?;
@@ -246,17 +247,26 @@ where
         if let Poll::Ready(Err(error)) = self.downstream.poll_drain(cx) {
             return Err(End::Operator(error));
         }
-        let mut read = false;
-        if up == Moved::All && has_room(&self.downstream.leg, self.upstream.leg.waiting()) {
-            read |= read_more(&mut self.downstream, cx).map_err(End::Operator)?;
-        }
-        if down == Moved::All && has_room(&self.upstream.leg, self.downstream.leg.waiting()) {
-            read |= read_more(&mut self.upstream, cx).map_err(End::Instance)?;
-        }
-        // A side that stopped for want of room goes on when the writes above have made some.
+        // A side that stopped for want of room goes on when the writes above have made some; one that was not read is read then.
         let resumes = |moved: Moved, from: &Leg, to: &Leg| moved == Moved::Blocked && has_room(from, to.waiting());
-        let resumed = resumes(up, &self.downstream.leg, &self.upstream.leg) || resumes(down, &self.upstream.leg, &self.downstream.leg);
-        Ok(read || told || (resumed && self.tap.has_room()))
+        let (operators, instances) = (&self.downstream.leg, &self.upstream.leg);
+        let resumed = resumes(self.reached.0, operators, instances) || resumes(self.reached.1, instances, operators);
+        let unread = (self.reads_up() && !reads_up) || (self.reads_down() && !reads_down);
+        let again = [up, down].contains(&Some(Filled::Some)) || told || unread || (resumed && self.tap.has_room());
+        if again || up.or(down).is_some() {
+            (self.moved, self.rests) = (true, false);
+        }
+        Ok(again)
+    }
+
+    /// Whether more may be read from the operator's side.
+    fn reads_up(&self) -> bool {
+        self.reached.0 == Moved::All && has_room(&self.downstream.leg, self.upstream.leg.waiting())
+    }
+
+    /// Whether more may be read from the instance.
+    fn reads_down(&self) -> bool {
+        self.reached.1 == Moved::All && has_room(&self.upstream.leg, self.downstream.leg.waiting())
     }
 
     fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
@@ -397,12 +407,12 @@ fn say(gate: &mut Gate, operators: &mut Leg) -> Result<(), End> {
     Ok(())
 }
 
-/// Whether bytes came. A side that has closed is an end.
-fn read_more<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Connection<S>, cx: &mut Context<'_>) -> Result<bool, TransportError> {
+/// What came; `None` when nothing did. A side that has closed is an end.
+fn read_more<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Connection<S>, cx: &mut Context<'_>) -> Result<Option<Filled>, TransportError> {
     match from.poll_fill(cx)? {
-        Poll::Ready(true) => Ok(true),
-        Poll::Ready(false) => Err(TransportError::Closed),
-        Poll::Pending => Ok(false),
+        Poll::Ready(Filled::Closed) => Err(TransportError::Closed),
+        Poll::Ready(filled) => Ok(Some(filled)),
+        Poll::Pending => Ok(None),
     }
 }
 

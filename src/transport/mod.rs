@@ -37,7 +37,7 @@ pub mod wire;
 pub use auth_client::{AuthError, ClientAuth, Credential};
 pub use auth_server::{ServerAuth, Step};
 pub use buffer::Buffer;
-pub use connection::Connection;
+pub use connection::{Connection, Filled};
 pub use error::TransportError;
 pub use host_key::{HostIdentity, HostKey, SignatureAlgorithm, sign_with};
 pub use leg::{Leg, Received, Role};
