@@ -40,12 +40,15 @@ pub fn a_display(lab: Lab) {
     let display = TcpListener::bind("127.0.0.1:0").unwrap();
     let number = display.local_addr().unwrap().port() - 6000;
     std::thread::spawn(move || display.incoming().for_each(|stream| drop(std::thread::spawn(move || echo(stream.unwrap())))));
+    let ssh = |trust: &str, way: &str, command: &str, stdin: &[u8]| {
+        // Without a cookie of the display's own, OpenSSH makes one up.
+        let mut ssh = lab.ssh(&[trust, "-o", "XAuthLocation=/nonexistent", "-o", "ForwardX11Timeout=0", way, command]);
+        Outcome::of(&crate::lab::exchange(ssh.env("DISPLAY", format!("127.0.0.1:{number}")), stdin))
+    };
+    // The first cookie that an account ever gets makes its file, and xauth says so.
+    assert_eq!(ssh("-X", "direct", "true", b"").code, Some(0));
     for trust in ["-X", "-Y"] {
-        let outcome = same(trust, |way| {
-            // Without a cookie of the display's own, OpenSSH makes one up.
-            let mut ssh = lab.ssh(&[trust, "-o", "XAuthLocation=/nonexistent", "-o", "ForwardX11Timeout=0", way, "python3 -"]);
-            Outcome::of(&crate::lab::exchange(ssh.env("DISPLAY", format!("127.0.0.1:{number}")), DRAW.as_bytes()))
-        });
+        let outcome = same(trust, |way| ssh(trust, way, "python3 -", DRAW.as_bytes()));
         assert_eq!(outcome.shown(), "True True 1048624\n", "{outcome:?}");
     }
 }
