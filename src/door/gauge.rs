@@ -1,5 +1,5 @@
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+
+use crate::turns;
 
 /// The largest window. The library grants anew when half of it is used up, so this does as much over a long line as the 2 MiB that
 /// OpenSSH grants inside.
@@ -24,6 +26,10 @@ const STALL_ALONE: Duration = Duration::from_secs(900);
 /// The part of a pipe that may wait before its client is held back. What was granted when this is found out can be followed by one and a
 /// half windows more: it all fits, and no honest client ever meets the limit.
 const FULL: i64 = 8;
+/// Bytes of a message, a key and more, that does not wait for others behind it.
+const FEW: usize = 4 * 1024;
+/// Messages that go into the queue of a session among others that move, before it is looked whether it still is.
+const CROWDED: u32 = 32;
 /// Bytes of a message that fills a pipe as soon as its queue.
 const SMALL_MESSAGE: usize = 512;
 
@@ -49,6 +55,8 @@ pub(super) struct Gauge {
     /// Whether the session found nothing when it last looked, and so will be run for what has come since. Not for longer than that: one
     /// that waits for something else leaves what has come.
     hungry: AtomicBool,
+    /// How many messages more are queued for a session among others that move.
+    crowded: AtomicU32,
     /// Bytes taken so far, by which a session that stands still is told from a slow one.
     taken: AtomicU64,
     /// What was seen when a message last came that found the pipe full.
@@ -82,6 +90,7 @@ impl Gauge {
             waiting: AtomicI64::new(0),
             limit: i64::try_from(limit.max(1)).unwrap_or(i64::MAX),
             hungry: AtomicBool::new(false),
+            crowded: AtomicU32::new(0),
             taken: AtomicU64::new(0),
             pressed: Mutex::default(),
             room: Notify::new(),
@@ -110,7 +119,9 @@ impl Gauge {
     /// meanwhile.
     pub(super) async fn put(&self, bytes: usize, shared: bool) -> Counted {
         self.waiting.fetch_add(i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
-        self.feed().await;
+        if bytes <= FEW || self.is_alone() || self.is_over(self.limit / FULL) {
+            self.feed().await;
+        }
         if !self.is_over(self.limit / FULL) {
             return Counted::Fits;
         }
@@ -136,12 +147,22 @@ impl Gauge {
         }
     }
 
+    /// Whether no other session moved when one was last fed. Among others it takes several messages at a time: by its next turn the
+    /// processor's cache is theirs.
+    fn is_alone(&self) -> bool {
+        let crowded = self.crowded.load(Ordering::Relaxed);
+        self.crowded.store(crowded.saturating_sub(1), Ordering::Relaxed);
+        crowded == 0
+    }
+
     /// Lets a hungry session run. It was woken by what has come, so it has its turn before this task has the next one (both are on one
     /// thread); when it took nothing, it is not hungry.
     async fn feed(&self) {
         if self.hungry.load(Ordering::Relaxed) {
-            let taken = self.taken.load(Ordering::Relaxed);
+            let (taken, turns) = (self.taken.load(Ordering::Relaxed), turns::count());
             step_aside().await;
+            let others = turns::count().wrapping_sub(turns) > 1;
+            self.crowded.store(if others { CROWDED } else { 0 }, Ordering::Relaxed);
             if self.taken.load(Ordering::Relaxed) == taken {
                 self.hungry.store(false, Ordering::Relaxed);
             }
@@ -284,6 +305,46 @@ mod tests {
         came.notify_one();
         assert_eq!(gauge.put(1, false).await, Counted::Fits);
         assert!(session.is_finished());
+    }
+
+    #[tokio::test]
+    async fn among_others_that_move_large_messages_are_queued_and_small_ones_still_taken() {
+        let gauge = Gauge::new(64 << 20);
+        let came = Arc::new(Notify::new());
+        let others = Arc::new(AtomicU32::new(3));
+        let session = tokio::spawn({
+            let (gauge, came, others) = (gauge.clone(), came.clone(), others.clone());
+            async move {
+                loop {
+                    gauge.take(0, true);
+                    came.notified().await;
+                    for _ in 0..=others.load(Ordering::Relaxed) {
+                        turns::begin();
+                    }
+                    gauge.take(1, true);
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        let mut sent = 0;
+        let mut taken_at_once = async |bytes| {
+            came.notify_one();
+            sent += 1;
+            assert_eq!(gauge.put(bytes, false).await, Counted::Fits);
+            let taken = gauge.taken.load(Ordering::Relaxed) == sent;
+            tokio::task::yield_now().await;
+            taken
+        };
+        assert!(taken_at_once(FEW + 1).await, "the others are seen by the first");
+        for _ in 0..CROWDED {
+            assert!(!taken_at_once(FEW + 1).await);
+        }
+        assert!(taken_at_once(FEW + 1).await, "and looked for again");
+        assert!(taken_at_once(FEW).await);
+        others.store(0, Ordering::Relaxed);
+        assert!(taken_at_once(1).await);
+        assert!(taken_at_once(FEW + 1).await && taken_at_once(FEW + 1).await, "alone again");
+        session.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
 use crate::transport::{Connection, Filled, Leg, Received, TransportError, msg};
+use crate::turns;
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
@@ -24,6 +25,9 @@ const HIGHEST_WATER: usize = 8 * 1024 * 1024;
 const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
 const IDLE_TICK: Duration = Duration::from_secs(60);
+
+/// Rounds of one turn at most, about half a mebibyte: then the other sessions of the thread have theirs.
+const ROUNDS: u64 = 16;
 
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +104,8 @@ pub struct Splice<D, U> {
     clocks: (Clock, Clock),
     /// How far the messages of each side came, up and down.
     reached: (Moved, Moved),
+    /// The last turn's number among those of its thread.
+    turn: u64,
     /// Whether anything moved since the last tick.
     moved: bool,
     /// Nothing has moved for a whole tick, nor since.
@@ -125,6 +131,7 @@ where
             clocks: Default::default(),
             // What the handshakes left comes before what is read.
             reached: (Moved::Blocked, Moved::Blocked),
+            turn: 0,
             moved: true,
             rests: false,
         }
@@ -195,19 +202,25 @@ where
         reason
     }
 
-    /// One round, then the other tasks of the thread have their turn: the door's sends what was read while the processor still has it at
-    /// hand, and the buffers that it came in serve again.
-    fn poll_run(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Poll<End> {
-        match self.poll_once(cx, tick) {
-            Ok(true) => cx.waker().wake_by_ref(),
-            // Behind the reads, which take memory before they find nothing.
-            Ok(false) if self.rests => {
-                self.downstream.release_idle_memory();
-                self.upstream.release_idle_memory();
+    /// One turn: a round, and one more for each turn that other sessions had meanwhile. Then the door's task sends what was read.
+    fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
+        let turn = turns::begin();
+        let rounds = turn.wrapping_sub(std::mem::replace(&mut self.turn, turn)).clamp(1, ROUNDS);
+        for _ in 0..rounds {
+            match self.poll_once(cx, tick.as_mut()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    // Behind the reads, which take memory before they find nothing.
+                    if self.rests {
+                        self.downstream.release_idle_memory();
+                        self.upstream.release_idle_memory();
+                    }
+                    return Poll::Pending;
+                }
+                Err(end) => return Poll::Ready(end),
             }
-            Ok(false) => {}
-            Err(end) => return Poll::Ready(end),
         }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
@@ -483,6 +496,34 @@ mod tests {
         operator.drain().await.unwrap();
         assert!(held(&mut splice).await > 0);
         assert_eq!(instance.next().await.unwrap().get(9), Some(&b'!'));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_as_many_rounds_as_others_had_turns_meanwhile() {
+        let (mut operator, downstream) = leg().await;
+        let (upstream, _instance) = leg().await;
+        let mut splice = splice(downstream, upstream, &[Capability::Shell]);
+        let mut tick = Box::pin(sleep_until(Instant::now() + TICK));
+        let mut turn = async |splice: &mut Splice<_, _>, others: u64| {
+            for _ in 0..others {
+                turns::begin();
+            }
+            let before = splice.tap.bytes_up;
+            poll_fn(|cx| Poll::Ready(splice.poll_run(cx, tick.as_mut()).is_pending())).await;
+            splice.tap.bytes_up - before
+        };
+        turn(&mut splice, 0).await;
+        let mut data = vec![msg::CHANNEL_DATA, 0, 0, 0, 0, 0, 0, 0x70, 0];
+        data.resize(9 + 0x7000, 7);
+        for _ in 0..8 {
+            operator.leg.send(&data).unwrap();
+        }
+        operator.drain().await.unwrap();
+        let alone = [turn(&mut splice, 0).await, turn(&mut splice, 0).await, turn(&mut splice, 0).await];
+        let among_others = turn(&mut splice, 7).await;
+        assert!(alone.iter().all(|moved| *moved <= 2 * 0x7000), "{alone:?}");
+        assert!(among_others >= 3 * 0x7000, "{among_others}");
+        assert_eq!(turn(&mut splice, 20).await + among_others + alone.iter().sum::<u64>(), 8 * 0x7000);
     }
 
     #[tokio::test(start_paused = true)]
