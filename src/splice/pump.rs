@@ -233,9 +233,10 @@ where
         if let Some(Regrant { grant, farewell }) = regrant {
             self.regrant(grant, farewell)?;
         }
-        let (reads_up, reads_down) = (self.reads_up(), self.reads_down());
-        let up = if reads_up { read_more(&mut self.downstream, cx).map_err(End::Operator)? } else { None };
-        let down = if reads_down { read_more(&mut self.upstream, cx).map_err(End::Instance)? } else { None };
+        let room = self.room();
+        let reads = (room.0 && self.reached.0 == Moved::All, room.1 && self.reached.1 == Moved::All);
+        let up = if reads.0 { read_more(&mut self.downstream, cx).map_err(End::Operator)? } else { None };
+        let down = if reads.1 { read_more(&mut self.upstream, cx).map_err(End::Instance)? } else { None };
         let Self { downstream, upstream, gate, tap, manners, .. } = self;
         for text in notices {
             gate.notice(&text);
@@ -261,25 +262,26 @@ where
             return Err(End::Operator(error));
         }
         // A side that stopped for want of room goes on when the writes above have made some; one that was not read is read then.
-        let resumes = |moved: Moved, from: &Leg, to: &Leg| moved == Moved::Blocked && has_room(from, to.waiting());
-        let (operators, instances) = (&self.downstream.leg, &self.upstream.leg);
-        let resumed = resumes(self.reached.0, operators, instances) || resumes(self.reached.1, instances, operators);
-        let unread = (self.reads_up() && !reads_up) || (self.reads_down() && !reads_down);
-        let again = [up, down].contains(&Some(Filled::Some)) || told || unread || (resumed && self.tap.has_room());
+        let (room, tap_has_room) = (self.room(), self.tap.has_room());
+        let goes_on = |has_room: bool, reached: Moved, was_read: bool| {
+            has_room
+                && match reached {
+                    Moved::Blocked => tap_has_room,
+                    Moved::All => !was_read,
+                }
+        };
+        let goes_on = goes_on(room.0, self.reached.0, reads.0) || goes_on(room.1, self.reached.1, reads.1);
+        let again = [up, down].contains(&Some(Filled::Some)) || told || goes_on;
         if again || up.or(down).is_some() {
             (self.moved, self.rests) = (true, false);
         }
         Ok(again)
     }
 
-    /// Whether more may be read from the operator's side.
-    fn reads_up(&self) -> bool {
-        self.reached.0 == Moved::All && has_room(&self.downstream.leg, self.upstream.leg.waiting())
-    }
-
-    /// Whether more may be read from the instance.
-    fn reads_down(&self) -> bool {
-        self.reached.1 == Moved::All && has_room(&self.upstream.leg, self.downstream.leg.waiting())
+    /// Whether there is room for more messages up, and down.
+    fn room(&self) -> (bool, bool) {
+        let (operators, instances) = (&self.downstream.leg, &self.upstream.leg);
+        (has_room(operators, instances.waiting()), has_room(instances, operators.waiting()))
     }
 
     fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
