@@ -32,10 +32,6 @@ impl QuickAck {
         Ok(Self { stream, reads: READS })
     }
 
-    pub fn get_ref(&self) -> &TcpStream {
-        &self.stream
-    }
-
     /// Reads into `first`, and what does not fit there into `second`, with one call.
     pub fn poll_read_both(&mut self, cx: &mut Context<'_>, first: &mut [u8], second: &mut [u8]) -> Poll<io::Result<usize>> {
         let whole = first.len() + second.len();
