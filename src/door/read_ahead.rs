@@ -96,7 +96,9 @@ mod tests {
         });
         let mut got = Vec::new();
         // As the library asks: a length, then a body; some of them longer than what is read ahead, some not.
-        for size in [4, 1, 4096, 4, 4095, 4, 4097, 4, 40_000, 3].into_iter().cycle() {
+        let bodies = [4, 1, 4096, 4, 4095, 4, 4097, 4, 40_000, 3];
+        let edges = [AHEAD, 4, AHEAD - 1, 4, AHEAD + 1, LENGTH, LENGTH + 1];
+        for size in bodies.into_iter().chain(edges).cycle() {
             let mut portion = vec![0; size.min(sent.len() - got.len())];
             near.read_exact(&mut portion).await.unwrap();
             got.extend(portion);
