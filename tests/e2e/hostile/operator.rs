@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use ssh_broker::demo::Action;
-use ssh_broker::transport::msg;
+use ssh_broker::transport::{TransportError, msg};
 use ssh_key::PrivateKey;
 
 use super::client::{Client, Message, runtime};
@@ -74,20 +74,26 @@ fn hostile_target_strings_reach_neither_the_api_nor_the_network() {
     runtime().block_on(async {
         for host in &hosts {
             let mut client = alice(&lab).await;
-            client.say(&Message::jump(0, host, 22)).await.unwrap();
-            client.say(&Message::jump(1, host, port)).await.unwrap();
-            client.say(&Message::jump(2, "ins-a", port)).await.unwrap();
-            client.say(&Message::jump(3, "ins-a", u32::MAX)).await.unwrap();
-            // Each is answered, and the one to port 22 at the most by a sentence on its stream.
-            let mut answers = 0;
-            while answers < 4 {
-                let message = match client.hear().await {
-                    Ok(message) => message,
-                    // A name that is no UTF-8 is no name to the library either.
-                    Err(_) => break,
-                };
-                answers += usize::from([91, 92].contains(&first(&message)));
-            }
+            let opens = [
+                Message::jump(0, host, 22),
+                Message::jump(1, host, port),
+                Message::jump(2, "ins-a", port),
+                Message::jump(3, "ins-a", u32::MAX),
+            ];
+            let mut all = async || {
+                for open in &opens {
+                    client.say(open).await?;
+                }
+                // Each is answered, and the one to port 22 at the most by a sentence on its stream.
+                let mut answers = 0;
+                while answers < opens.len() {
+                    answers += usize::from([91, 92].contains(&first(&client.hear().await?)));
+                }
+                Ok::<_, TransportError>(())
+            };
+            // A name that is no UTF-8 is no name to the library either: it ends the connection, be it while the others are sent.
+            let answered = all().await;
+            assert_eq!(answered.is_ok(), std::str::from_utf8(host).is_ok(), "{}: {answered:?}", host.escape_ascii());
         }
     });
     for action in [Action::GetInstanceAccess, Action::DescribeInstances] {
