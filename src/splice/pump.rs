@@ -14,7 +14,7 @@ use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
-use crate::transport::{Connection, Filled, Leg, Received, TransportError, msg};
+use crate::transport::{Connection, Filled, KeyClock, KeyLimits, Leg, Received, TransportError, msg};
 use crate::turns;
 
 /// Bytes that may wait for one peer before the other one is read no further.
@@ -32,17 +32,14 @@ const ROUNDS: u64 = 16;
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// A key exchange, from its first message to its last.
-    pub kex: Duration,
-    /// New keys are asked for after this (RFC 4253, 9: an hour).
-    pub rekey_interval: Duration,
+    pub keys: KeyLimits,
     /// What is still to be written when one side has ended.
     pub linger: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { kex: Duration::from_secs(60), rekey_interval: Duration::from_secs(3600), linger: Duration::from_secs(5) }
+        Self { keys: KeyLimits::default(), linger: Duration::from_secs(5) }
     }
 }
 
@@ -52,29 +49,6 @@ pub struct Ended {
     pub reason: String,
     pub bytes_up: u64,
     pub bytes_down: u64,
-}
-
-/// One side's clock.
-#[derive(Default)]
-struct Clock {
-    kex_since: Option<Instant>,
-    keys_since: Option<Instant>,
-}
-
-impl Clock {
-    fn look(&mut self, leg: &mut Leg, now: Instant, limits: Limits) -> Result<(), TransportError> {
-        if leg.in_kex() {
-            self.keys_since = None;
-            let since = *self.kex_since.get_or_insert(now);
-            return if now.duration_since(since) > limits.kex { Err(TransportError::Deadline("a key exchange")) } else { Ok(()) };
-        }
-        self.kex_since = None;
-        let since = *self.keys_since.get_or_insert(now);
-        if now.duration_since(since) > limits.rekey_interval {
-            leg.start_kex()?;
-        }
-        Ok(())
-    }
 }
 
 /// Who ended a session, and how.
@@ -101,7 +75,7 @@ pub struct Splice<D, U> {
     limits: Limits,
     /// What the operator's side and the instance understand.
     manners: (Manners, Manners),
-    clocks: (Clock, Clock),
+    clocks: (KeyClock, KeyClock),
     /// How far the messages of each side came, up and down.
     reached: (Moved, Moved),
     /// The last turn's number among those of its thread.
@@ -321,8 +295,8 @@ where
     fn poll_tick(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Result<(), End> {
         while tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            self.clocks.0.look(&mut self.downstream.leg, now, self.limits).map_err(End::Operator)?;
-            self.clocks.1.look(&mut self.upstream.leg, now, self.limits).map_err(End::Instance)?;
+            self.clocks.0.look(&mut self.downstream.leg, now, self.limits.keys).map_err(End::Operator)?;
+            self.clocks.1.look(&mut self.upstream.leg, now, self.limits.keys).map_err(End::Instance)?;
             let moves =
                 std::mem::take(&mut self.moved) || self.downstream.leg.in_kex() || self.upstream.leg.in_kex() || !self.tap.has_room();
             self.rests = !moves;

@@ -29,7 +29,7 @@ use crate::access::Capability;
 use crate::audit::{Audit, Subject};
 use crate::fuzzing::few_cases;
 use crate::transport::wire::{Reader, put_string, put_u32};
-use crate::transport::{Connection, HostIdentity, Leg, Preferences, msg};
+use crate::transport::{Connection, HostIdentity, KeyLimits, Leg, Preferences, msg};
 
 /// When everything that can still happen has happened: the clock stands while anything moves.
 const END: Duration = Duration::from_secs(60);
@@ -111,7 +111,8 @@ async fn run(play: Play) -> (Log, Log, Ended) {
     let (upstream, instance) = leg(&play.chops[1], play.room).await;
     let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10_000);
     let orders = Orders::default();
-    let limits = Limits { rekey_interval: play.rekey_interval, ..Limits::default() };
+    let keys = KeyLimits { rekey_interval: play.rekey_interval, ..KeyLimits::default() };
+    let limits = Limits { keys, ..Limits::default() };
     let splice = Splice::new(downstream, upstream, Gate::new(grant(&play.allowed)), audit, Subject::default(), limits);
     let splice = tokio::spawn(splice.with_orders(orders.clone()).run());
     let end = Instant::now() + END;

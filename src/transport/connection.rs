@@ -44,6 +44,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         &self.stream
     }
 
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// Reads more from the peer. Pending when nothing was there.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, TransportError>> {
         if let Some(error) = self.broken.take() {

@@ -106,6 +106,8 @@ pub struct Leg {
     server_sig_algs: Option<Vec<String>>,
     /// The peer announced `ping@openssh.com`.
     answers_pings: bool,
+    /// Whether a server announces it.
+    takes_pings: bool,
     held: Vec<Zeroizing<Vec<u8>>>,
     held_bytes: usize,
 }
@@ -136,6 +138,17 @@ impl Leg {
         Self::new(Role::Server, preferences, Some(identity), version)
     }
 
+    /// A server's leg whose peer is not told that PINGs are answered (OpenSSH's PROTOCOL, 1.9): nothing passes it to what would.
+    #[must_use]
+    pub fn without_pings(self) -> Self {
+        Self { takes_pings: false, ..self }
+    }
+
+    /// Before the first key exchange: leaves nothing but AES-GCM, for a client that is known by its name to have it.
+    pub fn keep_gcm_alone(&mut self) {
+        self.preferences.ciphers.retain(|name| name.ends_with("-gcm@openssh.com"));
+    }
+
     fn new(role: Role, preferences: Preferences, identity: Option<HostIdentity>, version: &str) -> Self {
         let mut outbound = Outbound::new();
         outbound.buffer.put(version.as_bytes());
@@ -161,6 +174,7 @@ impl Leg {
             weak_login: None,
             server_sig_algs: None,
             answers_pings: false,
+            takes_pings: true,
             held: Vec::new(),
             held_bytes: 0,
         }
@@ -409,8 +423,8 @@ impl Leg {
         }
     }
 
-    /// RFC 4253, 11.4.
-    fn unimplemented(&mut self) -> Result<(), TransportError> {
+    /// Answers the message that came last, which nobody knows (RFC 4253, 11.4).
+    pub fn unimplemented(&mut self) -> Result<(), TransportError> {
         let mut message = vec![msg::UNIMPLEMENTED];
         put_u32(&mut message, self.inbound.last_seq());
         self.outbound.put(&message)
@@ -440,7 +454,7 @@ impl Leg {
                 return Err(TransportError::Misbehaved("strict key exchange: KEXINIT is not the first packet"));
             }
             if self.role == Role::Server && self.preferences.gcm_alone && theirs.offers_gcm() && matches!(self.exchange, Exchange::Idle) {
-                self.preferences.ciphers.retain(|name| name.ends_with("-gcm@openssh.com"));
+                self.keep_gcm_alone();
             }
             if self.role == Role::Client {
                 self.server_knows_rsa_sha2 = theirs.host_key.iter().any(|name| name.starts_with("rsa-sha2-"));
@@ -573,11 +587,13 @@ impl Leg {
             SignatureAlgorithm::RsaSha256,
         ];
         let mut message = vec![msg::EXT_INFO];
-        put_u32(&mut message, 2);
+        put_u32(&mut message, if self.takes_pings { 2 } else { 1 });
         put_string(&mut message, b"server-sig-algs");
         put_string(&mut message, algorithms.map(SignatureAlgorithm::name).join(",").as_bytes());
-        put_string(&mut message, PING_EXTENSION);
-        put_string(&mut message, b"0");
+        if self.takes_pings {
+            put_string(&mut message, PING_EXTENSION);
+            put_string(&mut message, b"0");
+        }
         self.outbound.put(&message)
     }
 

@@ -1,4 +1,5 @@
-//! The SSH transport of the two inner legs (RFC 4253, RFC 8308, strict KEX), and user authentication (RFC 4252) in both roles.
+//! The SSH transport of every leg (RFC 4253, RFC 8308, strict KEX), and user authentication (RFC 4252) in both roles inside; that of the
+//! operator is the door's.
 //!
 //! A sans-I/O state machine ([`Leg`]: bytes in → messages out, messages in → bytes out) with a thin tokio driver ([`Connection`]).
 //! It knows nothing of channels, policy or the cloud.
@@ -16,6 +17,7 @@ mod auth_client;
 mod auth_server;
 mod buffer;
 mod cipher;
+mod clock;
 mod connection;
 mod derive;
 mod dh;
@@ -37,6 +39,7 @@ pub mod wire;
 pub use auth_client::{AuthError, ClientAuth, Credential};
 pub use auth_server::{ServerAuth, Step};
 pub use buffer::Buffer;
+pub use clock::{KeyClock, KeyLimits};
 pub use connection::{Connection, Filled};
 pub use error::TransportError;
 pub use host_key::{HostIdentity, HostKey, SignatureAlgorithm, sign_with};
