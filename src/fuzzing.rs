@@ -7,7 +7,7 @@
 mod tests;
 
 pub use crate::commands::fuzzing::command_words;
-pub use crate::door::fuzzing::{authorized_keys, certificate, proxy_header};
+pub use crate::door::fuzzing::{authorized_keys, certificate, door_channels, login_request, proxy_header};
 pub use crate::gse::fuzzing::api_answer;
 pub use crate::pins::fuzzing::pins;
 pub use crate::recording::fuzzing::file_operations;

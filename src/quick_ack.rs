@@ -1,10 +1,10 @@
-use std::io::{self, IoSliceMut, Read};
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Reads after which a session's handshakes are over.
@@ -30,28 +30,6 @@ impl QuickAck {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2))?;
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         Ok(Self { stream, reads: READS })
-    }
-
-    /// Reads into `first`, and what does not fit there into `second`, with one call.
-    pub fn poll_read_both(&mut self, cx: &mut Context<'_>, first: &mut [u8], second: &mut [u8]) -> Poll<io::Result<usize>> {
-        let whole = first.len() + second.len();
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let mut read = 0;
-            let tried = self.stream.try_io(Interest::READABLE, || {
-                read = (&*SockRef::from(&self.stream)).read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])?;
-                // As in tokio's own reads: less than asked for means that nothing is left, and trying again would cost a call.
-                if read == 0 || read == whole { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-            });
-            match tried {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && read == 0 => {}
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                _ => {
-                    self.acknowledge();
-                    return Poll::Ready(Ok(read));
-                }
-            }
-        }
     }
 
     fn acknowledge(&mut self) {

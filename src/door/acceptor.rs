@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,27 +9,28 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use futures_util::FutureExt;
 use ipnet::IpNet;
-use russh::server::{self, RunningSession};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::admission::{Admission, ConnectionPermit, StartupPermit, StartupSlot};
 use super::attempts::Attempts;
-use super::commands::SessionChannels;
+use super::client::has_aes_gcm;
 use super::connections::Outer;
 use super::door::Shared;
-use super::guarded::{FLOOD, Guarded};
-use super::handler::Connection;
-use super::jumps::Jumps;
 use super::lanes::Lanes;
+use super::login::Login;
+use super::metered::{FLOOD, Metered};
 use super::penalties::{Offence, Penalties};
-use super::prelude::{self, Prelude};
 use super::proxy::{self, Origin};
-use super::read_ahead::ReadAhead;
-use super::tally::Tally;
+use super::serving::Serving;
 use super::turned_away::{Refusal, TurnedAway};
+use super::wire::Wire;
 use crate::audit::{Event, Subject};
 use crate::quick_ack::QuickAck;
+use crate::transport::{Connection, HostIdentity, Leg, Preferences, TransportError, msg};
+
+/// How the broker names itself: no product version for attackers to look up.
+const VERSION: &str = "SSH-2.0-ssh-broker";
 
 /// After an accept that failed for want of something that others hold.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -42,8 +43,7 @@ pub(super) struct Acceptor {
     pub(super) penalties: Arc<Penalties>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) balancers: Arc<[IpNet]>,
-    pub(super) gcm_alone: Arc<server::Config>,
-    pub(super) modern: Arc<server::Config>,
+    pub(super) identity: HostIdentity,
 }
 
 /// A connection that was accepted, and what it stands on until its operator is proven.
@@ -138,16 +138,14 @@ impl Acceptor {
     }
 
     /// What is told of a connection that has ended, and what it costs its source.
-    async fn conclude(&self, served: thread::Result<Result<(), russh::Error>>, arrival: &Arrival) {
+    async fn conclude(&self, served: thread::Result<Result<(), TransportError>>, arrival: &Arrival) {
         let source = arrival.source();
         let worst = match &served {
             Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
                 match error {
-                    // The library's own task ended without a word: it panicked, or the runtime stops.
-                    russh::Error::Join(_) if !arrival.outer.end.is_cancelled() => Some(Offence::Crash),
-                    russh::Error::IO(error) if error.kind() == FLOOD => Some(Offence::Flood),
+                    TransportError::Io(error) if error.kind() == FLOOD => Some(Offence::Flood),
                     _ => None,
                 }
             }
@@ -169,10 +167,18 @@ impl Acceptor {
         }
     }
 
-    async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), russh::Error> {
+    async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), TransportError> {
         // Apart: a connection is to hold the memory of its beginning no longer than that takes.
-        match Box::pin(self.begin(stream, arrival, startup)).await? {
-            Some(session) => session.await,
+        let serving = Box::pin(async {
+            tokio::select! {
+                begun = timeout_at(arrival.deadline, self.begin(stream, arrival, startup)) => {
+                    begun.unwrap_or(Err(TransportError::Deadline("the login")))
+                }
+                () = arrival.outer.end.cancelled() => Ok(None),
+            }
+        });
+        match serving.await? {
+            Some(serving) => serving.run().await,
             None => Ok(()),
         }
     }
@@ -182,10 +188,9 @@ impl Acceptor {
         stream: std::net::TcpStream,
         arrival: &Arrival,
         startup: Startup,
-    ) -> Result<Option<RunningSession<Box<Connection>>>, russh::Error> {
+    ) -> Result<Option<Serving<Metered<QuickAck>>>, TransportError> {
         let reached = stream.local_addr()?;
-        let stream = ReadAhead::new(QuickAck::new(TcpStream::from_std(stream)?)?);
-        let mut stream = Guarded::new(stream, arrival.deadline, arrival.proven.clone(), arrival.outer.end.clone());
+        let mut stream = Metered::new(QuickAck::new(TcpStream::from_std(stream)?)?);
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -193,33 +198,41 @@ impl Acceptor {
                 None => return Ok(None),
             },
         };
-        let (client_version, stream) = Prelude::exchange(stream).await?;
-        let config = if prelude::has_aes_gcm(&client_version) { self.gcm_alone.clone() } else { self.modern.clone() };
-        let handler = Box::new(Connection {
-            shared: self.shared.clone(),
-            source: arrival.source(),
-            client_version,
-            startup: Some(startup),
-            proven: arrival.proven.clone(),
-            attempts: arrival.attempts.clone(),
-            name: None,
-            outer: arrival.outer.clone(),
-            channels: SessionChannels::new(reached, arrival.outer.commands.clone()),
-            jumps: Jumps::default(),
-            forwards: HashMap::new(),
-            refusals: Tally::new(),
-        });
-        // Both in places of their own: the library's future holds each of them four times.
-        server::run_stream(config, Box::new(stream), handler).await.map(Some)
+        let leg = Leg::server(Preferences::modern(), self.identity.clone(), VERSION).without_pings();
+        let mut connection = Connection::new(leg, stream);
+        if let Err(error) = self.log_in(&mut connection, arrival).await {
+            // Its last words, as far as they are taken at once.
+            if let TransportError::Misbehaved(_) | TransportError::NoCommon { .. } = &error
+                && connection.leg.peer_version().is_some()
+            {
+                let _ = connection.leg.disconnect(msg::reason::PROTOCOL_ERROR, &error.to_string());
+                let _ = connection.drain().now_or_never();
+            }
+            return Err(error);
+        }
+        startup.proven();
+        connection.stream_mut().lift();
+        let client_version = connection.leg.peer_version().unwrap_or_default().to_owned();
+        let wire = Wire::new(connection, self.shared.window());
+        Ok(Some(Serving::new(self.shared.clone(), wire, client_version, reached, arrival.attempts.clone(), arrival.outer.clone())))
+    }
+
+    /// Versions, keys, the proof.
+    async fn log_in(&self, connection: &mut Connection<Metered<QuickAck>>, arrival: &Arrival) -> Result<(), TransportError> {
+        connection.identify().await?;
+        let client_version = connection.leg.peer_version().unwrap_or_default().to_owned();
+        if has_aes_gcm(&client_version) {
+            connection.leg.keep_gcm_alone();
+        }
+        connection.leg.start_kex()?;
+        connection.establish().await?;
+        let Arrival { outer, attempts, proven, .. } = arrival;
+        let login = Login { shared: &self.shared, source: arrival.source(), client_version: &client_version, attempts, outer, proven };
+        login.run(connection).await
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.
-    async fn introduce(
-        &self,
-        stream: &mut Guarded<ReadAhead>,
-        arrival: &Arrival,
-        slot: StartupSlot,
-    ) -> Result<Option<StartupPermit>, russh::Error> {
+    async fn introduce(&self, stream: &mut Metered<QuickAck>, arrival: &Arrival, slot: StartupSlot) -> io::Result<Option<StartupPermit>> {
         // Whatever a balancer does wrong, its network would pay for all who come through it.
         arrival.excused.store(true, Ordering::Relaxed);
         let Origin::Client(source) = proxy::read_header(stream).await? else {

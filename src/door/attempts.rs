@@ -1,5 +1,5 @@
 use crate::access::OperatorName;
-use crate::audit::{Event, Subject};
+use crate::audit::{Audit, AuditError, Event, Subject};
 
 use super::rejected::Rejected;
 
@@ -41,6 +41,15 @@ impl Attempts {
 
     pub(super) fn fail(&mut self) {
         self.failed += 1;
+    }
+
+    /// Writes what the audit had no room for.
+    pub(super) fn settle(&mut self, audit: &Audit) -> Result<(), AuditError> {
+        if let Some((subject, event)) = &self.owed {
+            audit.try_record(subject, event.clone())?;
+            self.owed = None;
+        }
+        Ok(())
     }
 }
 

@@ -1,19 +1,20 @@
 //! Session channels of the outer connection: an operator's words to the broker itself, as `ssh broker ls`.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use russh::server::{Msg, Session};
-use russh::{Channel, ChannelId, ChannelWriteHalf};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::closing::DRAINING;
 use super::door::Shared;
 use super::tally::{Tally, TallyPermit};
+use super::wire::{ChannelStream, Wire};
 use crate::access::{Code, FleetAliases, Operator, OperatorName};
 use crate::audit::{Audit, Event, Subject, Text};
 use crate::broker::BoxFuture;
@@ -56,55 +57,52 @@ const TAKING: Duration = Duration::from_secs(60);
 const FAILED: u32 = 4;
 
 /// The session channels of one connection that have not said yet what they are for.
-pub(super) struct SessionChannels {
+pub(super) struct SessionChannels<S: AsyncRead + AsyncWrite + Unpin> {
+    wire: Arc<Wire<S>>,
     reached: SocketAddr,
-    waiting: HashMap<ChannelId, Waiting>,
+    waiting: HashMap<u32, Waiting<S>>,
     open: Arc<Tally<()>>,
     /// Those of them whose words are being answered: the connection is not idle.
     running: Arc<Tally<()>>,
 }
 
-struct Waiting {
-    channel: ChannelWriteHalf<Msg>,
+struct Waiting<S: AsyncRead + AsyncWrite + Unpin> {
+    channel: ChannelStream<S>,
     pty: bool,
     permit: TallyPermit<()>,
 }
 
-impl SessionChannels {
-    pub(super) fn new(reached: SocketAddr, running: Arc<Tally<()>>) -> Self {
-        Self { reached, waiting: HashMap::new(), open: Tally::new(), running }
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> SessionChannels<S> {
+    pub(super) fn new(wire: Arc<Wire<S>>, reached: SocketAddr, running: Arc<Tally<()>>) -> Self {
+        Self { wire, reached, waiting: HashMap::new(), open: Tally::new(), running }
     }
 
-    /// Whether there is room for one more. Without its half for reading the library drops what the client sends in: nothing waits.
-    pub(super) fn open(&mut self, channel: Channel<Msg>) -> bool {
+    /// Whether there is room for one more.
+    pub(super) fn open(&mut self, channel: u32) -> bool {
         let Some(permit) = self.open.take((), PER_CONNECTION) else { return false };
-        let (_, channel) = channel.split();
-        self.waiting.insert(channel.id(), Waiting { channel, pty: false, permit });
+        let stream = ChannelStream::new(self.wire.clone(), channel);
+        self.waiting.insert(channel, Waiting { channel: stream, pty: false, permit });
         true
     }
 
-    pub(super) fn close(&mut self, channel: ChannelId) {
+    pub(super) fn close(&mut self, channel: u32) {
         self.waiting.remove(&channel);
     }
 
     /// A terminal changes line ends, nothing else. Whether the operator's key allows one.
-    pub(super) fn pty(&mut self, channel: ChannelId, operator: Option<&Operator>) -> bool {
+    pub(super) fn pty(&mut self, channel: u32, operator: Option<&Operator>) -> bool {
         let Some(waiting) = self.waiting.get_mut(&channel) else { return false };
         waiting.pty = operator.is_some_and(|operator| !operator.restrictions.no_pty);
         waiting.pty
     }
 
-    /// Runs the words of an `exec` (none for `shell`), once a channel (RFC 4254, 6.5).
-    pub(super) fn run(
-        &mut self,
-        channel: ChannelId,
-        words: &[u8],
-        operator: Option<Operator>,
-        shared: &Arc<Shared>,
-        session: &mut Session,
-    ) -> Result<(), russh::Error> {
-        let (Some(operator), Some(waiting)) = (operator, self.waiting.remove(&channel)) else { return session.channel_failure(channel) };
-        session.channel_success(channel)?;
+    /// Runs the words of an `exec` (none for `shell`), once a channel (RFC 4254, 6.5), and answers the request.
+    pub(super) fn run(&mut self, channel: u32, words: &[u8], operator: Option<Operator>, shared: &Arc<Shared>, replies: bool) {
+        let waiting = self.waiting.remove(&channel);
+        if replies {
+            self.wire.answer(channel, operator.is_some() && waiting.is_some());
+        }
+        let (Some(operator), Some(waiting)) = (operator, waiting) else { return };
         let kept = words.get(..=CommandLine::MAX_LEN).unwrap_or(words).to_vec();
         let name = operator.name.clone();
         let line = CommandLine { operator, words: kept, reached: self.reached, aliases: shared.rules().aliases.clone() };
@@ -114,22 +112,18 @@ impl SessionChannels {
             let said = said(&shared, name, line).await;
             let answered = async {
                 let lines = |text: String| if pty { text.replace('\n', "\r\n") } else { text };
-                say(channel.make_writer(), lines(said.out)).await?;
-                match pty {
-                    // A terminal has one stream.
-                    true => say(channel.make_writer(), lines(said.err)).await?,
-                    false => say(channel.make_writer_ext(Some(STDERR)), said.err).await?,
-                }
-                channel.eof().await?;
-                channel.exit_status(said.exit).await
+                say(&channel, None, lines(said.out).as_bytes()).await?;
+                // A terminal has one stream.
+                say(&channel, (!pty).then_some(STDERR), lines(said.err).as_bytes()).await
             };
-            if !matches!(tokio::time::timeout(TAKING, answered).await, Ok(Ok(()))) {
+            if matches!(tokio::time::timeout(TAKING, answered).await, Ok(Ok(()))) {
+                channel.end_data();
+                channel.request("exit-status", &said.exit.to_be_bytes());
+            } else {
                 tracing::debug!("an operator's client did not take the answer of a command");
             }
-            let _ = channel.close().await;
-            drop((permit, running));
+            drop((channel, permit, running));
         });
-        Ok(())
     }
 }
 
@@ -167,8 +161,13 @@ fn failed(sentence: &str) -> Said {
     Said { err: format!("ssh-broker: {sentence}\n"), exit: FAILED, ..Said::default() }
 }
 
-async fn say(mut to: impl AsyncWrite + Unpin, text: String) -> Result<(), russh::Error> {
-    Ok(to.write_all(text.as_bytes()).await?)
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(channel: &ChannelStream<S>, extended: Option<u32>, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        let n = poll_fn(|cx| channel.poll_say(cx, extended, text)).await?;
+        text = text.get(n..).unwrap_or_default();
+        channel.wire().flush();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

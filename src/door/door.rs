@@ -1,14 +1,11 @@
-use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use russh::server;
-use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
 use rustix::process::{Resource, getrlimit};
-use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
+use ssh_key::PrivateKey;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -19,7 +16,6 @@ use super::admission::Admission;
 use super::closing::Closing;
 use super::commands::Commands;
 use super::connections::{ConnectionCounts, Connections, Entry, Judged};
-use super::gauge;
 use super::key_file::KeyFileError;
 use super::lanes::Lanes;
 use super::penalties::Penalties;
@@ -27,12 +23,11 @@ use super::pulse::Pulse;
 use super::rules::Rules;
 use super::tally::{Tally, TallyPermit};
 use super::turned_away::TurnedAway;
-use super::{Config, Limits, Sessions, prelude};
+use super::{Config, Limits, Sessions};
 use crate::access::{FleetAliases, OperatorName};
 use crate::audit::Audit;
+use crate::transport::HostIdentity;
 
-/// For a rejected authentication, so that what it took to reject it does not show.
-const REJECTION_TIME: Duration = Duration::from_millis(20);
 /// For what sessions still have to say when the door stops.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often a closing door looks for connections that carry no session.
@@ -59,7 +54,7 @@ pub(super) struct Shared {
     connections: Arc<Connections>,
     closing: Closing,
     pulse: Arc<Pulse>,
-    pipe: usize,
+    window: u32,
     attempts: usize,
     all_sessions: Arc<Tally<()>>,
     by_operator: Arc<Tally<OperatorName>>,
@@ -94,9 +89,9 @@ impl Shared {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Bytes that may wait for one session.
-    pub(super) fn pipe(&self) -> usize {
-        self.pipe
+    /// Bytes that a client may send on a channel before its session takes any: what may wait for one.
+    pub(super) fn window(&self) -> u32 {
+        self.window
     }
 
     /// Requests of a connection to be let in that may fail.
@@ -127,10 +122,7 @@ pub struct Door {
     penalties: Arc<Penalties>,
     turned_away: Arc<TurnedAway>,
     balancers: Arc<[IpNet]>,
-    /// For clients known to have AES-GCM, and for all others: the client's order decides among what is offered, and OpenSSH before 10
-    /// prefers ciphers of twice the cost.
-    gcm_alone: Arc<server::Config>,
-    modern: Arc<server::Config>,
+    identity: HostIdentity,
 }
 
 impl Door {
@@ -142,15 +134,6 @@ impl Door {
         sessions: Arc<dyn Sessions>,
         commands: Arc<dyn Commands>,
     ) -> Result<Self, DoorError> {
-        const GCM: &[cipher::Name] = &[cipher::AES_128_GCM, cipher::AES_256_GCM];
-        const MODERN: &[cipher::Name] = &[
-            cipher::AES_128_GCM,
-            cipher::AES_256_GCM,
-            cipher::CHACHA20_POLY1305,
-            cipher::AES_128_CTR,
-            cipher::AES_192_CTR,
-            cipher::AES_256_CTR,
-        ];
         let rules = Rules::read(&config, aliases)?;
         let limits = rules.limits;
         let pulse = Arc::new(Pulse::new());
@@ -165,7 +148,7 @@ impl Door {
                 connections: Arc::default(),
                 closing: Closing::default(),
                 pulse: pulse.clone(),
-                pipe: limits.pipe,
+                window: u32::try_from(limits.pipe).unwrap_or(u32::MAX),
                 attempts: limits.attempts,
                 all_sessions: Tally::new(),
                 by_operator: Tally::new(),
@@ -175,8 +158,7 @@ impl Door {
             penalties: Arc::new(Penalties::new(config.penalties)),
             turned_away: Arc::default(),
             balancers: config.proxy_protocol_from.into(),
-            gcm_alone: Arc::new(library_config(host_key.clone(), limits, GCM)),
-            modern: Arc::new(library_config(host_key, limits, MODERN)),
+            identity: HostIdentity::new(Arc::new(host_key), None),
         })
     }
 
@@ -249,8 +231,7 @@ impl Door {
             penalties: self.penalties.clone(),
             turned_away: self.turned_away.clone(),
             balancers: self.balancers.clone(),
-            gcm_alone: self.gcm_alone.clone(),
-            modern: self.modern.clone(),
+            identity: self.identity.clone(),
         }
     }
 }
@@ -264,58 +245,4 @@ pub(super) fn fitted(limits: Limits) -> Limits {
         tracing::warn!(descriptors, connections, sessions, startups, "the limit of open files is too low for [limits]; these hold instead");
     }
     fitted
-}
-
-/// Every field is set on purpose: the library's defaults are not ours.
-fn library_config(host_key: PrivateKey, limits: Limits, ciphers: &'static [cipher::Name]) -> server::Config {
-    const KEX: &[kex::Name] = &[
-        kex::MLKEM768X25519_SHA256,
-        kex::CURVE25519,
-        kex::CURVE25519_PRE_RFC_8731,
-        kex::ECDH_SHA2_NISTP256,
-        kex::ECDH_SHA2_NISTP384,
-        kex::ECDH_SHA2_NISTP521,
-        kex::DH_G16_SHA512,
-        kex::DH_G14_SHA256,
-        kex::EXTENSION_SUPPORT_AS_SERVER,
-        kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
-    ];
-    const MACS: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
-    // Also what server-sig-algs announces (RFC 8308): RSA with SHA-2 alone.
-    let keys = vec![
-        Algorithm::Ed25519,
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
-    ];
-    server::Config {
-        server_id: SshId::Standard(Cow::Borrowed(prelude::VERSION)),
-        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-        auth_rejection_time: REJECTION_TIME,
-        auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: vec![host_key],
-        certificates: Vec::new(),
-        limits: russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600)),
-        window_size: gauge::window(limits.pipe),
-        maximum_packet_size: 32 * 1024,
-        channel_buffer_size: gauge::queue_len(limits.pipe),
-        event_buffer_size: 16,
-        preferred: Preferred {
-            kex: Cow::Borrowed(KEX),
-            key: Cow::Owned(keys),
-            host_key_certificates: Cow::Borrowed(&[]),
-            cipher: Cow::Borrowed(ciphers),
-            mac: Cow::Borrowed(MACS),
-            compression: Cow::Borrowed(&[compression::NONE]),
-        },
-        // The library counts the client's opening `none` too; whoever begins without one is held to the number by the handler, except for
-        // what the library refuses without asking it: a method or a key type that it does not know, a certificate out of its time.
-        max_auth_attempts: limits.attempts.saturating_add(1),
-        inactivity_timeout: None,
-        keepalive_interval: None,
-        keepalive_max: 0,
-        nodelay: true,
-    }
 }

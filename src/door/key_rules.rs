@@ -6,8 +6,8 @@ const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
 
 /// Whether a key may prove an operator or sign a certificate at all, and if not, why.
 ///
-/// Security keys (`sk-…`) are refused: the library that verifies the signature does not show whether the person touched the key, so an
-/// `sk-` key would promise a presence that nobody checked.
+/// Security keys (`sk-…`) are refused: nothing here looks at the flags that their signatures carry, so an `sk-` key would promise a
+/// presence that nobody checked.
 pub(super) fn acceptable(key: &KeyData) -> Result<(), String> {
     match key {
         KeyData::Ed25519(_) | KeyData::Ecdsa(_) => Ok(()),

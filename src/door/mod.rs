@@ -1,11 +1,13 @@
-//! Edge: russh, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication, and byte streams to named
-//! targets for whoever was proven.
+//! Edge, the only thing that an unauthenticated peer reaches: admission, one deadline, authentication (`login`, `userauth`), and byte streams
+//! to named targets for whoever was proven (`serving`; `channels` are RFC 4254's, `wire` is what sessions and the connection's task share).
 
 mod acceptor;
 mod admission;
 mod attempts;
 mod authorized_keys;
 mod certificate;
+mod channels;
+mod client;
 mod closing;
 mod commands;
 mod connections;
@@ -14,29 +16,26 @@ mod door;
 mod expiry;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
-mod gauge;
-mod guarded;
-mod handler;
-mod jumps;
 mod key_file;
 mod key_options;
 mod key_rules;
 mod lanes;
+mod login;
+mod metered;
 mod netblock;
 mod operators;
 mod penalties;
-mod pending;
-mod prelude;
 mod proxy;
 mod pulse;
-mod read_ahead;
 mod recent;
 mod rejected;
 mod rules;
+mod serving;
 mod source_list;
-mod stream;
 mod tally;
 mod turned_away;
+mod userauth;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -59,7 +58,8 @@ pub use rules::Rules;
 use crate::access::{Failure, Operator, TargetName};
 use crate::broker::BoxFuture;
 
-/// The seam: what the door hands over for every direct-tcpip open to port 22 of an authenticated operator. Nothing behind it knows russh.
+/// The seam: what the door hands over for every direct-tcpip open to port 22 of an authenticated operator. Nothing behind it knows of
+/// the connection.
 pub struct Jump {
     pub operator: Operator,
     /// The operator's client, as it names itself in the outer connection (`SSH-2.0-OpenSSH_9.2p1 …`).
@@ -146,6 +146,6 @@ pub struct Limits {
     pub sessions_per_operator: usize,
     /// Targets open at once on one connection.
     pub sessions_per_connection: usize,
-    /// Bytes that wait between the door and one target's session.
+    /// Bytes that wait between the door and one target's session: what its channel's client may send before any are taken.
     pub pipe: usize,
 }

@@ -87,5 +87,5 @@ macro_rules! targets {
 
 targets! {
     packet_reader kexinit kex_messages auth_client auth_server leg_client leg_server
-    splice target_name authorized_keys certificate proxy_header instance_secret api_answer pins command_words file_operations
+    splice target_name authorized_keys certificate proxy_header login_request door_channels instance_secret api_answer pins command_words file_operations
 }

@@ -7,6 +7,7 @@ mod leg;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+pub(crate) use auth::{arrived, with_pair};
 pub use auth::{auth_client, auth_server};
 pub use leg::{leg_client, leg_server};
 

@@ -18,7 +18,7 @@ pub(super) fn identity() -> HostIdentity {
 }
 
 /// Takes what has come to `to`, all of it, and gives its messages.
-fn arrived(from: &mut Leg, to: &mut Leg) -> Vec<Vec<u8>> {
+pub(crate) fn arrived(from: &mut Leg, to: &mut Leg) -> Vec<Vec<u8>> {
     to.received().extend_from_slice(from.outgoing().unsent());
     from.outgoing().sent(usize::MAX / 2);
     let (mut messages, mut into) = (Vec::new(), Buffer::default());
@@ -32,7 +32,7 @@ fn arrived(from: &mut Leg, to: &mut Leg) -> Vec<Vec<u8>> {
 }
 
 /// Client and server, established; made once, as only their keys and the session's id are used.
-fn with_pair(run: impl FnOnce(&mut Leg, &mut Leg)) {
+pub(crate) fn with_pair(run: impl FnOnce(&mut Leg, &mut Leg)) {
     thread_local! {
         static PAIR: RefCell<Option<(Leg, Leg)>> = const { RefCell::new(None) };
     }

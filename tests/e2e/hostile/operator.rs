@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use ssh_broker::demo::Action;
-use ssh_broker::transport::{TransportError, msg};
+use ssh_broker::transport::msg;
 use ssh_key::PrivateKey;
 
 use super::client::{Client, Message, runtime};
@@ -80,29 +80,23 @@ fn hostile_target_strings_reach_neither_the_api_nor_the_network() {
                 Message::jump(2, "ins-a", port),
                 Message::jump(3, "ins-a", u32::MAX),
             ];
-            let mut all = async || {
-                for open in &opens {
-                    client.say(open).await?;
-                }
-                // Each is answered, and the one to port 22 at the most by a sentence on its stream.
-                let mut answers = 0;
-                while answers < opens.len() {
-                    answers += usize::from([91, 92].contains(&first(&client.hear().await?)));
-                }
-                Ok::<_, TransportError>(())
-            };
-            // A name that is no UTF-8 is no name to the library either: it ends the connection, be it while the others are sent.
-            let answered = all().await;
-            assert_eq!(answered.is_ok(), std::str::from_utf8(host).is_ok(), "{}: {answered:?}", host.escape_ascii());
+            for open in &opens {
+                client.say(open).await.unwrap();
+            }
+            // Each is answered, and the one to port 22 at the most by a sentence on its stream.
+            let mut answers = 0;
+            while answers < opens.len() {
+                answers += usize::from([91, 92].contains(&first(&client.hear().await.unwrap())));
+            }
         }
     });
     for action in [Action::GetInstanceAccess, Action::DescribeInstances] {
         assert_eq!(lab.endpoint.calls(action), 0);
     }
     assert!(trap.accept().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "something connected to the trap");
-    // Each of those that could be read is in the audit, cut to what may be a name.
+    // Each is in the audit, cut to what may be a name.
     let failed = lab.audit().iter().filter(|event| event["event"] == "target.failed" && event["code"] == "target-name").count();
-    assert!(failed >= hosts.len() - 2, "{failed}");
+    assert!(failed >= hosts.len(), "{failed}");
     assert!(lab.audit().iter().all(|event| event["typed"].as_str().is_none_or(|typed| typed.len() < 1024)));
     let bound = bound(&lab);
     unharmed(&lab, bound);
