@@ -17,7 +17,7 @@
 //!
 //! 1. **Admission** ([`door`]): a permit before `accept`; caps in all, per source and per netblock; one wall-clock deadline over
 //!    everything before authentication, which no traffic resets.
-//! 2. **Authentication** ([`door`], russh): a public key or an OpenSSH user certificate. Identity comes from a verified signature alone.
+//! 2. **Authentication** ([`door`]): a public key or an OpenSSH user certificate. Identity comes from a verified signature alone.
 //! 3. **Target** ([`access`]): the host string of direct-tcpip is attacker-controlled text; [`access::TargetName::parse`] takes
 //!    `ins-…`, `ins-….fleet-…` and `ins-….<alias>`, port 22. Addresses come only from the cloud API.
 //! 4. **Order of work** ([`broker`]): resolve → decide → lease → dial → verify the host key → send the secret. Policy is asked before the
@@ -36,8 +36,8 @@
 //! | [`broker`] | the use case, and the traits it needs |
 //! | [`gse`] | edge: the cloud API: signing, credentials, quota, retries, circuit, resolution |
 //! | [`cache`] | edge: leases and resolutions in memory, one call in flight per key |
-//! | [`door`] | edge: russh and all that stands before it; its seam is [`door::Jump`] |
-//! | [`transport`] | RFC 4253 and 4252 for the two inner legs, sans I/O, with a thin driver |
+//! | [`door`] | edge, the only thing that an unauthenticated peer reaches: admission, proof, channels; its seam is [`door::Jump`] |
+//! | [`transport`] | RFC 4253 for all three legs, RFC 4252 for the two inner ones, sans I/O, with a thin driver |
 //! | [`splice`] | pump, gate (with nested SSH, notices) and tap |
 //! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
 //! | [`session`] | one operator on one target: the two legs side by side, then the splice; raw TCP to another port; the end of either by time |
@@ -53,9 +53,10 @@
 //!
 //! # Invariants
 //!
-//! - **Nothing above the transport has channel state to get wrong**: no window, no channel table, no reply queue. Channel numbers, windows,
+//! - **Nothing above the inner legs has channel state to get wrong**: no window, no channel table, no reply queue. Channel numbers, windows,
 //!   requests and replies are the two peers' own; flow control is end to end; memory is bounded by a few packets a leg. What the gate keeps
-//!   of channels serves only to explain, to warn, and to find nested SSH.
+//!   of channels serves only to explain, to warn, and to find nested SSH. The outer connection has channels, and one rule for them: more is
+//!   granted when what came was taken.
 //! - **No permission without a value for it**: only [`access::Policy`] makes a [`access::Grant`], and leasing and connecting take one.
 //! - **No secret without its type**: [`access::Secret`] has no `Debug`, `Display`, `Serialize` or `Clone`, and is zeroized.
 //! - **No authentication byte before trust**: an instance's host key is checked against its pin before the login begins.
@@ -70,13 +71,16 @@
 //! so that the same few buffers, warm in the processor's cache, serve again and again. The main thread listens, and drives what is none of
 //! a session's.
 //!
-//! # Why russh at the door and our own transport inside
+//! # Why our own transport
 //!
-//! russh grants window on receipt and then awaits a bounded queue inside a connection's only loop: full duplex with a slow reader
-//! deadlocks, and one stalled channel stops all others of its connection. What is relayed message by message has neither; and at the door
-//! a client whose session takes nothing is held back by its window before the queue is full. So the library
-//! stands where an unauthenticated peer can reach, and the two inner legs, reached only by proven operators and by instances, are a small
-//! transport of our own on audited primitives (aws-lc-rs, ssh-key).
+//! Inside, because a library that relays channel by channel has state to get wrong: russh grants window on receipt and then awaits a bounded
+//! queue inside a connection's only loop, so that full duplex with a slow reader deadlocks, and one stalled channel stops all others of its
+//! connection. What is relayed message by message has neither.
+//!
+//! At the door russh stood until it was measured out: it took half of the instructions of a key's way and a quarter of an idle session's
+//! memory, a session that took nothing could only be held back by a trickle, and of what it refused without asking nothing was counted or
+//! told. The transport was there, the parsers before the proof are two ([`transport`]'s packets and key exchange, the door's requests to be
+//! let in), without `unsafe` and fuzzed, on audited primitives (aws-lc-rs, ssh-key). The demo's simulated instance is still russh's.
 
 pub mod access;
 pub mod audit;
