@@ -180,6 +180,23 @@ path = "{home}/audit.jsonl"
         way.tree = Tree(self.serve(self.programs[number], self.dir / f"broker{number + 1}", way.port))
         subprocess.run(self.ssh(way, "true"), check=True, stdin=subprocess.DEVNULL)
 
+    @contextlib.contextmanager
+    def on_one_processor(self):
+        """Everything that runs, and what it starts meanwhile."""
+        everywhere = os.sched_getaffinity(0)
+        def move(processors):
+            os.sched_setaffinity(0, processors)
+            for process in self.started:
+                for pid in Tree(process.pid).pids():
+                    with contextlib.suppress(OSError):
+                        for task in os.listdir(f"/proc/{pid}/task"):
+                            os.sched_setaffinity(int(task), processors)
+        move({min(everywhere)})
+        try:
+            yield
+        finally:
+            move(everywhere)
+
     def endpoint(self, port):
         """The smallest endpoint that answers; the real checks are in the tests."""
         secret = (self.dir / "login").read_text()

@@ -226,9 +226,12 @@ impl Acceptor {
         }
         connection.leg.start_kex()?;
         connection.establish().await?;
+        connection.leg.take_rekeys(false);
         let Arrival { outer, attempts, proven, .. } = arrival;
         let login = Login { shared: &self.shared, source: arrival.source(), client_version: &client_version, attempts, outer, proven };
-        login.run(connection).await
+        login.run(connection).await?;
+        connection.leg.take_rekeys(true);
+        Ok(())
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.

@@ -3,12 +3,17 @@ use crate::audit::{Audit, AuditError, Event, Subject};
 
 use super::rejected::Rejected;
 
+/// Offers of keys that could prove the operator. A client asks about each of its keys once, and uses the first.
+const MOST_OFFERED: usize = 64;
+
 /// What a connection leaves for the audit when nobody was proven, and how often it failed to prove somebody.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     pub(super) claimed: Option<String>,
     pub(super) reason: Option<String>,
     failed: usize,
+    /// Keys that were offered, could prove the operator, and were not used.
+    offered: usize,
     /// A proven operator's event that the audit has no room for yet: no session begins until it is there.
     pub(super) owed: Option<(Subject, Event)>,
     pub(super) rejected: Rejected,
@@ -22,7 +27,7 @@ impl Attempts {
     /// A request to be let in as this user, if there may be another one; whether it is the connection's first. The first user name counts
     /// for the whole connection; another one ends it (RFC 4252, 5).
     pub(super) fn begin(&mut self, user: &str, most: usize) -> Result<bool, Over> {
-        if self.failed >= most {
+        if self.failed >= most || self.offered >= MOST_OFFERED {
             return Err(Over);
         }
         let user = user.chars().take(OperatorName::MAX_LEN * 2);
@@ -41,6 +46,10 @@ impl Attempts {
 
     pub(super) fn fail(&mut self) {
         self.failed += 1;
+    }
+
+    pub(super) fn offer(&mut self) {
+        self.offered += 1;
     }
 
     /// Writes what the audit had no room for.
@@ -69,6 +78,13 @@ mod tests {
         attempts.fail();
         assert_eq!(attempts.begin("alice", 2), Err(Over));
         assert!(attempts.reason.is_none());
+    }
+
+    #[test]
+    fn offers_without_an_end_end() {
+        let mut attempts = Attempts::default();
+        let taken = (0..1000).take_while(|_| attempts.begin("alice", 2).is_ok_and(|_| (attempts.offer(), true).1)).count();
+        assert_eq!(taken, MOST_OFFERED);
     }
 
     #[test]

@@ -91,6 +91,16 @@ impl Channel {
         }
     }
 
+    /// Keeps data for its reader, in memory that is never more than a `window`.
+    fn keep(&mut self, data: &[u8], window: usize) {
+        let (waiting, room) = (self.received.len(), self.received.capacity());
+        if waiting + data.len() > room {
+            let room = (2 * room).min(window).max(waiting + data.len());
+            self.received.reserve_exact(room - waiting);
+        }
+        self.received.extend(data);
+    }
+
     fn send(&self, leg: &mut Leg, number: u8, rest: &[u8]) -> Result<(), TransportError> {
         leg.send(&[&[number][..], &self.theirs.to_be_bytes(), rest].concat())
     }
@@ -128,7 +138,7 @@ impl Channels {
                     return Err(TransportError::Misbehaved("data came behind the end of a channel's data"));
                 }
                 if channel.is_held && !channel.is_session {
-                    channel.received.extend(data);
+                    channel.keep(data, self.window as usize);
                     if let Some(reader) = channel.reader.take() {
                         reader.wake();
                     }
@@ -139,8 +149,9 @@ impl Channels {
                 }
                 Ok(None)
             }
+            // Clients of several threads say both behind their CLOSE now and then.
             msg::CHANNEL_WINDOW_ADJUST => {
-                let channel = find(&mut self.all, reader.u32()?)?;
+                let Ok(channel) = find(&mut self.all, reader.u32()?) else { return Ok(None) };
                 let sum = channel.send_window.checked_add(reader.u32()?);
                 channel.send_window = sum.ok_or(TransportError::Misbehaved("a window was made larger than 4 GiB"))?;
                 if let Some(writer) = channel.writer.take() {
@@ -149,7 +160,7 @@ impl Channels {
                 Ok(None)
             }
             msg::CHANNEL_EOF => {
-                let channel = find(&mut self.all, reader.u32()?)?;
+                let Ok(channel) = find(&mut self.all, reader.u32()?) else { return Ok(None) };
                 channel.eof = true;
                 if let Some(reader) = channel.reader.take() {
                     reader.wake();
@@ -389,6 +400,11 @@ impl Channels {
     #[cfg(any(fuzzing, test))]
     pub(super) fn most_waiting(&self) -> usize {
         self.all.values().map(|channel| channel.received.len()).max().unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub(super) fn most_memory(&self) -> usize {
+        self.all.values().map(|channel| channel.received.capacity()).max().unwrap_or_default()
     }
 
     #[cfg(any(fuzzing, test))]

@@ -119,6 +119,7 @@ impl Login<'_> {
         acceptable_signature(&offer.algorithm, key)?;
         rules.operators.could_prove(&name, key)?;
         if !offer.is_signed() {
+            self.attempts().offer();
             return Ok(Answer::Offered);
         }
         offer.verify(session_id)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
@@ -32,6 +32,9 @@ const SSH_PORT: u32 = 22;
 const TICK: Duration = Duration::from_secs(5);
 /// The same for one that does not move.
 const IDLE_TICK: Duration = Duration::from_secs(60);
+
+/// For a client to take what is still to be sent when its connection ends.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// An operator's connection, from the proof to its end.
 pub(super) struct Serving<S: AsyncRead + AsyncWrite + Unpin> {
@@ -76,9 +79,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Serving<S> {
     /// To its end; an error is the peer's, or how its stream ended.
     pub(super) async fn run(mut self) -> Result<(), TransportError> {
         let ended = self.serve().await;
-        if let Err(error @ (TransportError::Misbehaved(_) | TransportError::Deadline(_))) = &ended {
-            self.wire.complain(&error.to_string());
+        match &ended {
+            Ok(()) => {}
+            Err(error @ (TransportError::Misbehaved(_) | TransportError::Deadline(_))) => self.wire.complain(&error.to_string()),
+            Err(_) => return ended,
         }
+        let _ = timeout(PARTING, poll_fn(|cx| self.wire.poll_part(cx))).await;
         ended
     }
 

@@ -12,6 +12,8 @@ use crate::transport::TransportError;
 use crate::transport::wire::{Reader, put_string};
 
 const CERTIFICATE: &str = "-cert-v01@openssh.com";
+/// In the type of every certificate, whoever's domain stands behind it.
+const CERTIFICATE_MARK: &[u8] = b"-cert-v01@";
 /// Certificates that may stand in one another. The library reads them by recursion, however deep they are; an honest one has a plain key
 /// of its authority inside.
 const MOST_NESTED: usize = 8;
@@ -115,8 +117,7 @@ impl Subject {
         let unknown = || "a key of a type that is not known was offered".to_owned();
         let unreadable = || "a key that cannot be read was offered".to_owned();
         let name = std::str::from_utf8(name).map_err(|_| unknown())?;
-        let marker = CERTIFICATE.as_bytes();
-        if blob.windows(marker.len()).filter(|window| *window == marker).count() > MOST_NESTED {
+        if blob.windows(CERTIFICATE_MARK.len()).filter(|window| *window == CERTIFICATE_MARK).count() > MOST_NESTED {
             return Err(unreadable());
         }
         let mut rest = blob;
@@ -252,15 +253,26 @@ mod tests {
     /// The library reads them by recursion: without the bound this ends the process.
     #[test]
     fn certificates_in_certificates_are_not_followed_down() {
-        let mut blob = key(1).public_key().to_bytes().unwrap();
-        for _ in 0..2000 {
-            let mut outer = string(b"ssh-ed25519-cert-v01@openssh.com");
-            outer.extend([string(&[1; 16]), string(&[2; 32]), vec![0; 8], vec![0, 0, 0, 1]].concat());
-            outer.extend([string(b""), string(b""), vec![0; 16], string(b""), string(b""), string(b"")].concat());
-            outer.extend(string(&blob));
-            blob = outer;
+        let known: fn(&[u8]) -> Vec<u8> = |inner| {
+            let mut outer = [string(b"ssh-ed25519-cert-v01@openssh.com"), string(&[1; 16]), string(&[2; 32]), vec![0; 8]].concat();
+            outer.extend([vec![0, 0, 0, 1], string(b""), string(b""), vec![0; 16], string(b""), string(b""), string(b"")].concat());
+            [outer, string(inner)].concat()
+        };
+        // Of a type that nobody has: its key is an empty string.
+        let other: fn(&[u8]) -> Vec<u8> = |inner| {
+            let outer =
+                [string(b"a-cert-v01@x"), string(b""), string(b""), vec![0; 8], vec![0, 0, 0, 1], string(b""), string(b"")].concat();
+            [outer, vec![0; 16], string(b""), string(b""), string(b""), string(inner)].concat()
+        };
+        for nest in [known, other] {
+            let mut blob = key(1).public_key().to_bytes().unwrap();
+            while blob.len() < 250 * 1024 {
+                blob = nest(&blob);
+            }
+            for name in ["ssh-ed25519-cert-v01@openssh.com", "ssh-ed25519", "a-cert-v01@x"] {
+                let message = unsigned(0, name, &blob);
+                assert!(matches!(Request::parse(&message).unwrap().method, Method::Unreadable(_)));
+            }
         }
-        let message = unsigned(0, "ssh-ed25519-cert-v01@openssh.com", &blob);
-        assert!(matches!(Request::parse(&message).unwrap().method, Method::Unreadable(_)));
     }
 }

@@ -16,8 +16,9 @@ mod tests;
 /// Bytes that may wait for the peer before it is read no further: what it is still owed, as answers, comes to little more than what
 /// sessions have put there.
 const MOST_WAITING: usize = 4 * HIGH_WATER;
-/// Rounds of one turn at most, about half a mebibyte: then the sessions of the thread have theirs.
+/// Rounds of one turn at most, about half a mebibyte, and events: then the sessions of the thread have theirs.
 const ROUNDS: u64 = 16;
+const EVENTS: u32 = 64;
 
 /// An operator's connection, shared by the task that reads it and the sessions on its channels. All of them run on one thread: nobody ever
 /// waits for the lock.
@@ -37,8 +38,18 @@ struct Inner<S> {
     clock: KeyClock,
     /// The last turn's number among those of its thread.
     turn: u64,
+    spent: Spent,
     /// Whether anything came since the last look.
     moved: bool,
+}
+
+/// What the connection's task has had of its turn.
+#[derive(Default)]
+struct Spent {
+    /// Rounds that it may have, once that is known.
+    of: Option<u64>,
+    reads: u64,
+    events: u32,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
@@ -70,16 +81,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, TransportError>> {
+        let polled = self.poll_turn(cx);
+        match &polled {
+            Poll::Ready(_) => self.spent.events += 1,
+            Poll::Pending => self.spent = Spent::default(),
+        }
+        polled
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, TransportError>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Err(error));
         }
         if self.driver.as_ref().is_none_or(|driver| !driver.will_wake(cx.waker())) {
             self.driver = Some(cx.waker().clone());
         }
-        let turn = turns::count();
-        let rounds = turn.wrapping_sub(std::mem::replace(&mut self.turn, turn)).clamp(1, ROUNDS);
-        let (mut read, mut all) = (0, false);
+        let rounds = *self.spent.of.get_or_insert_with(|| {
+            let turn = turns::count();
+            turn.wrapping_sub(std::mem::replace(&mut self.turn, turn)).clamp(1, ROUNDS)
+        });
+        let mut all = false;
         loop {
+            if self.spent.events >= EVENTS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let needs_more = match self.take_messages()? {
                 Some(Taken::Event(event)) => return Poll::Ready(Ok(event)),
                 Some(Taken::All) => true,
@@ -92,20 +118,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
             let drained = connection.poll_drain(cx)?;
             self.channels.undam(&connection.leg);
             if !needs_more {
-                // Nothing is read until the peer has read.
+                // Nothing is read until the peer has read; then there is room.
                 ready!(drained);
                 continue;
             }
             if all {
                 return Poll::Pending;
             }
-            if read == rounds {
+            if self.spent.reads >= rounds {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             match ready!(connection.poll_fill(cx))? {
                 Filled::Closed => return Poll::Ready(Err(TransportError::Closed)),
-                Filled::Some => read += 1,
+                Filled::Some => self.spent.reads += 1,
                 Filled::All => all = true,
             }
             self.moved = true;
@@ -116,7 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn take_messages(&mut self) -> Result<Option<Taken>, TransportError> {
         let Some(connection) = &mut self.connection else { return Err(TransportError::Closed) };
         let leg = &mut connection.leg;
-        while leg.waiting() < MOST_WAITING {
+        // Of what is held for the end of a key exchange the leg itself has a bound, and only what is read brings that end.
+        while leg.outgoing().len() < MOST_WAITING {
             match leg.receive(&mut self.scratch)? {
                 Received::NeedMore => return Ok(Some(Taken::All)),
                 Received::Transport => {}
@@ -149,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             broken: None,
             clock: KeyClock::default(),
             turn: turns::count(),
+            spent: Spent::default(),
             moved: true,
         })))
     }
@@ -197,6 +225,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Tells the peer what it did wrong, as far as the socket takes it.
     pub(super) fn complain(&self, text: &str) {
         self.lock().act(|_, leg| leg.disconnect(msg::reason::PROTOCOL_ERROR, text));
+    }
+
+    /// Ends the channels, and writes what is still to be sent.
+    pub(super) fn poll_part(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        inner.channels.end();
+        match &mut inner.connection {
+            Some(connection) => connection.poll_drain(cx).map(drop),
+            None => Poll::Ready(()),
+        }
     }
 
     /// Ends the connection, with what the socket takes of what is still to be sent.

@@ -18,7 +18,7 @@ pub enum Verdict {
     /// Made harmless in place by the gate: it passes, and the peer refuses it. With why.
     Refused(Refusal),
     /// It passes, and the audit should know.
-    Marked(Event),
+    Marked(Box<Event>),
     /// This goes in its place.
     Replaced(Vec<u8>),
     /// Not for the other side.

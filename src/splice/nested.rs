@@ -105,7 +105,7 @@ impl Nested {
         if is_over {
             self.no_more(direction, recipient);
         }
-        if is_ssh { Verdict::Marked(Event::ChannelMarked { kind: "nested-ssh", what }) } else { Verdict::Pass }
+        if is_ssh { Verdict::Marked(Box::new(Event::ChannelMarked { kind: "nested-ssh", what })) } else { Verdict::Pass }
     }
 
     /// Nothing more is to be found in a stream.

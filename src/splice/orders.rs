@@ -20,7 +20,8 @@ pub struct Orders(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     waker: AtomicWaker,
-    given: Mutex<Given>,
+    /// In a place of its own: most often there is nothing, and a session looks with all that moves.
+    given: Mutex<Option<Box<Given>>>,
     asked: AtomicU64,
     answered: AtomicU64,
 }
@@ -52,14 +53,14 @@ pub struct Farewell {
 impl Orders {
     /// The first farewell counts; the session ends as soon as it runs again.
     pub fn end(&self, farewell: Farewell) {
-        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).farewell.get_or_insert(farewell);
-        self.0.waker.wake();
+        self.give(|given| {
+            given.farewell.get_or_insert(farewell);
+        });
     }
 
     /// From now on the session is held to this grant; it ends with the farewell when it uses what the grant lacks.
     pub fn regrant(&self, grant: Grant, farewell: Farewell) {
-        self.0.given.lock().unwrap_or_else(PoisonError::into_inner).regrant = Some(Regrant { grant, farewell });
-        self.0.waker.wake();
+        self.give(|given| given.regrant = Some(Regrant { grant, farewell }));
     }
 
     /// Asks the session whether it still runs.
@@ -77,14 +78,11 @@ impl Orders {
     /// terminal, or one whose operator takes nothing, shows none.
     pub fn notice(&self, text: &str) {
         let line: String = text.chars().filter(|c| !c.is_control()).take(MAX_NOTICE).collect();
-        {
-            let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
-            if given.notices.len() >= MAX_NOTICES {
-                return;
+        self.give(|given| {
+            if given.notices.len() < MAX_NOTICES {
+                given.notices.push_back(line);
             }
-            given.notices.push_back(line);
-        }
-        self.0.waker.wake();
+        });
     }
 
     /// For what is not spliced: waits for the end.
@@ -94,21 +92,27 @@ impl Orders {
 
     /// The farewell, once there is one; all else stays.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
-        self.look(cx, |given| given.farewell.clone().map_or(Poll::Pending, Poll::Ready))
+        self.look(cx, |given| given.as_ref().and_then(|given| given.farewell.clone()).map_or(Poll::Pending, Poll::Ready))
     }
 
     /// For the session: all that came, once.
-    pub(super) fn take(&self, cx: &Context<'_>) -> Given {
-        self.look(cx, std::mem::take)
+    pub(super) fn take(&self, cx: &Context<'_>) -> Option<Box<Given>> {
+        self.look(cx, Option::take)
+    }
+
+    fn give(&self, give: impl FnOnce(&mut Given)) {
+        give(self.0.given.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+        self.0.waker.wake();
     }
 
     #[cfg(test)]
     pub(crate) fn notices(&self) -> VecDeque<String> {
-        std::mem::take(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner).notices)
+        let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.as_mut().map(|given| std::mem::take(&mut given.notices)).unwrap_or_default()
     }
 
     /// Also leaves the waker, and answers who asked.
-    fn look<T>(&self, cx: &Context<'_>, see: impl FnOnce(&mut Given) -> T) -> T {
+    fn look<T>(&self, cx: &Context<'_>, see: impl FnOnce(&mut Option<Box<Given>>) -> T) -> T {
         self.0.waker.register(cx.waker());
         self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
         see(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner))

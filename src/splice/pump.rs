@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -200,13 +201,10 @@ where
 
     /// One round: bytes in, messages across, events out, bytes out. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
-        let Given { farewell, notices, regrant } = self.orders.take(cx);
-        if let Some(farewell) = farewell {
-            return Err(End::Broker(farewell));
-        }
-        if let Some(Regrant { grant, farewell }) = regrant {
-            self.regrant(grant, farewell)?;
-        }
+        let notices = match self.orders.take(cx) {
+            Some(given) => self.heed(*given)?,
+            None => VecDeque::new(),
+        };
         let room = self.room();
         let reads = (room.0 && self.reached.0 == Moved::All, room.1 && self.reached.1 == Moved::All);
         let up = if reads.0 { read_more(&mut self.downstream, cx).map_err(End::Operator)? } else { None };
@@ -266,6 +264,18 @@ where
             Some(sentence) => Err(End::Broker(Farewell { sentence, reason })),
             None => Ok(()),
         }
+    }
+
+    /// Does what was ordered; what is to be shown comes behind what is read.
+    fn heed(&mut self, given: Given) -> Result<VecDeque<String>, End> {
+        let Given { farewell, notices, regrant } = given;
+        if let Some(farewell) = farewell {
+            return Err(End::Broker(farewell));
+        }
+        if let Some(Regrant { grant, farewell }) = regrant {
+            self.regrant(grant, farewell)?;
+        }
+        Ok(notices)
     }
 
     fn regrant(&mut self, grant: Grant, farewell: Farewell) -> Result<(), End> {
@@ -361,7 +371,7 @@ fn move_messages<A, B>(
                     Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,
                     Verdict::Marked(event) => {
                         tap.observe(direction, message, None).map_err(from_end)?;
-                        tap.events.push_back(event);
+                        tap.events.push_back(*event);
                     }
                     Verdict::Replaced(instead) => {
                         tap.observe(direction, message, None).map_err(from_end)?;

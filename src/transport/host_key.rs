@@ -7,7 +7,7 @@ use ssh_key::{Algorithm, EcdsaCurve, HashAlg, PrivateKey, PublicKey, Signature};
 
 use super::TransportError;
 use super::preferences::SSH_RSA;
-use super::wire::put_string;
+use super::wire::{Reader, put_string};
 
 /// A public key algorithm as negotiated or announced: the key's type and, for RSA, the hash (RFC 8332).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,14 @@ impl SignatureAlgorithm {
             Self::RsaSha256 => "rsa-sha2-256",
             Self::RsaSha512 => "rsa-sha2-512",
             Self::RsaSha1 => SSH_RSA,
+        }
+    }
+
+    /// What the key calls itself in its blob.
+    fn key_type(self) -> &'static str {
+        match self {
+            Self::RsaSha256 | Self::RsaSha512 => SSH_RSA,
+            other => other.name(),
         }
     }
 
@@ -97,6 +105,10 @@ impl HostKey {
         const UNREADABLE: TransportError = TransportError::Misbehaved("the host key cannot be read");
         const OTHER_TYPE: TransportError = TransportError::Misbehaved("the host key is not of the negotiated type");
         const UNSIGNED: TransportError = TransportError::Misbehaved("the host key's signature is wrong");
+        // Before anything is decoded: the library follows certificates into one another, however deep they are.
+        if Reader::new(blob).string().map_err(|_| UNREADABLE)? != algorithm.key_type().as_bytes() {
+            return Err(OTHER_TYPE);
+        }
         let mut rest = blob;
         let key = KeyData::decode(&mut rest).map_err(|_| UNREADABLE)?;
         if !rest.is_empty() {
@@ -168,4 +180,27 @@ pub fn sign_with(key: &PrivateKey, algorithm: SignatureAlgorithm, message: &[u8]
     signature.as_bytes().encode(&mut bytes).map_err(|_| FAILED)?;
     blob.extend_from_slice(&bytes);
     Ok(blob)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The library reads them by recursion: an instance's blob in a rekey has room for more than a thread's stack.
+    #[test]
+    fn a_key_of_another_type_is_refused_before_it_is_decoded() {
+        let mut blob = b"x".to_vec();
+        while blob.len() < 250 * 1024 {
+            let mut outer = Vec::new();
+            put_string(&mut outer, b"a-cert-v01@x");
+            // Nonce, key, serial, a user's, key id, principals, times, options, extensions, reserved: all empty or zero.
+            outer.extend([&[0; 16][..], &[0, 0, 0, 1], &[0; 36]].concat());
+            put_string(&mut outer, &blob);
+            blob = outer;
+        }
+        for algorithm in SignatureAlgorithm::ALL {
+            let refused = HostKey::verify(algorithm, &blob, b"", b"");
+            assert!(matches!(refused, Err(TransportError::Misbehaved("the host key is not of the negotiated type"))));
+        }
+    }
 }

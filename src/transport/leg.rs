@@ -20,6 +20,8 @@ mod tests;
 const MAX_VERSION_LINE: usize = 255;
 /// OpenSSH's PROTOCOL, 1.9.
 const PING_EXTENSION: &[u8] = b"ping@openssh.com";
+/// What a held message takes beside its bytes.
+const HELD_OVERHEAD: usize = 64;
 /// Other lines that a server may send before its version.
 const MAX_LINES_BEFORE_VERSION: usize = 64;
 /// RFC 4253, 9 recommends a gigabyte or an hour; the packets keep sequence numbers and nonces far from their ends.
@@ -108,6 +110,8 @@ pub struct Leg {
     answers_pings: bool,
     /// Whether a server announces it.
     takes_pings: bool,
+    /// Whether the peer may ask for new keys.
+    takes_rekeys: bool,
     held: Vec<Zeroizing<Vec<u8>>>,
     held_bytes: usize,
 }
@@ -144,6 +148,11 @@ impl Leg {
         Self { takes_pings: false, ..self }
     }
 
+    /// Whether the peer may ask for new keys, each of which costs more than it costs the peer.
+    pub fn take_rekeys(&mut self, takes: bool) {
+        self.takes_rekeys = takes;
+    }
+
     /// Before the first key exchange: leaves nothing but AES-GCM, for a client that is known by its name to have it.
     pub fn keep_gcm_alone(&mut self) {
         self.preferences.ciphers.retain(|name| name.ends_with("-gcm@openssh.com"));
@@ -175,6 +184,7 @@ impl Leg {
             server_sig_algs: None,
             answers_pings: false,
             takes_pings: true,
+            takes_rekeys: true,
             held: Vec::new(),
             held_bytes: 0,
         }
@@ -325,7 +335,7 @@ impl Leg {
     }
 
     fn hold(&mut self, payload: Vec<u8>) -> Result<(), TransportError> {
-        self.held_bytes += payload.len();
+        self.held_bytes += payload.len() + HELD_OVERHEAD;
         if self.held_bytes > MAX_HELD {
             return Err(TransportError::HeldTooMuch);
         }
@@ -445,8 +455,11 @@ impl Leg {
     }
 
     fn take_kexinit(&mut self, message: &[u8]) -> Result<(), TransportError> {
-        let theirs = KexInit::parse(message)?;
         let first = self.session_id.is_none();
+        if !first && !self.takes_rekeys {
+            return Err(TransportError::Misbehaved("new keys were asked for before the login was over"));
+        }
+        let theirs = KexInit::parse(message)?;
         if first {
             self.strict = theirs.offers_strict(self.role.other());
             self.peer_takes_ext_info = theirs.offers_ext_info(self.role.other());

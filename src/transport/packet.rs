@@ -171,6 +171,15 @@ impl Outbound {
     /// Makes a packet of the payload that stands at `start` + [`HEADER`]: whatever followed it is replaced by our own padding, of zeros
     /// where the cipher does not mind, and the tag. Nothing of an earlier use of the memory leaves with it.
     pub(super) fn seal(&mut self, start: usize, payload: usize) -> Result<(), TransportError> {
+        let sealed = self.seal_in_place(start, payload);
+        if sealed.is_err() {
+            // What is not sealed must not leave.
+            self.buffer.truncate(start);
+        }
+        sealed
+    }
+
+    fn seal_in_place(&mut self, start: usize, payload: usize) -> Result<(), TransportError> {
         // A nonce comes of it. New keys are asked for long before; whoever never gives them gets no packet under a nonce that was used.
         if self.usage.packets > u64::from(u32::MAX) {
             return Err(TransportError::Crypto("a sequence number for one more packet under the same keys"));

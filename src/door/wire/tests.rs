@@ -169,8 +169,8 @@ async fn more_is_granted_for_what_was_taken_and_a_channel_that_stands_still_hold
     let mut house = House::new().await;
     let mut still = house.open(1, 1 << 20).await;
     let mut moves = house.open(2, 1 << 20).await;
-    for _ in 0..4 {
-        house.say(&data(0, &[1; 16 * 1024])).await;
+    for size in [1000, 30_000, 30_000, WINDOW as usize - 61_000] {
+        house.say(&data(0, &vec![1; size])).await;
     }
     let (mut sent, mut granted) = (0, WINDOW);
     for round in 0..200_u8 {
@@ -185,7 +185,8 @@ async fn more_is_granted_for_what_was_taken_and_a_channel_that_stands_still_hold
         granted += reader.u32().unwrap();
     }
     assert_eq!(granted, WINDOW + sent);
-    // The other one has all that it was granted, and goes on where it is taken.
+    // The other one has all that it was granted, in no more memory, and goes on where it is taken.
+    assert_eq!(house.wire.lock().channels.most_memory(), WINDOW as usize);
     let mut got = vec![0; WINDOW as usize];
     still.read_exact(&mut got).await.unwrap();
     assert_eq!(house.hear().await[..5], message(msg::CHANNEL_WINDOW_ADJUST, &[1]));
@@ -366,4 +367,102 @@ async fn one_that_rests_holds_no_memory_and_goes_on_afterwards() {
     stream.write_all(b"through").await.unwrap();
     stream.flush().await.unwrap();
     assert_eq!(house.hear().await, data(7, b"through"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_wait_for_the_end_of_a_key_exchange_are_bounded_and_its_end_is_still_read() {
+    let unknown = [with_string(vec![msg::CHANNEL_OPEN], b"x11"), message(0, &[3, 1, 1])[1..].to_vec()].concat();
+    for opens in [1_000, 40_000] {
+        let mut house = House::new().await;
+        house.wire.lock().act(|_, leg| leg.start_kex()).unwrap();
+        house.wire.flush();
+        // It has not seen that new keys are asked for.
+        let mut ended = false;
+        for _ in 0..opens {
+            house.far.leg.send(&unknown).unwrap();
+            ended = tokio::time::timeout(Duration::from_secs(60), house.far.drain()).await.expect("it reads no more").is_err();
+            if ended {
+                break;
+            }
+        }
+        if opens < 40_000 {
+            for _ in 0..opens {
+                assert_eq!(house.hear().await[0], msg::CHANNEL_OPEN_FAILURE);
+            }
+            assert!(!house.driver.is_finished());
+        } else {
+            assert!(ended && matches!(house.driver.await.unwrap(), TransportError::HeldTooMuch));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_requests_gives_way_to_others_now_and_then() {
+    let mut house = House::new().await;
+    house.say(&session(5)).await;
+    house.event().await;
+    house.wire.confirm(0);
+    house.wire.flush();
+    house.hear().await;
+    house.driver.abort();
+    tokio::task::yield_now().await;
+    for _ in 0..300 {
+        house.far.leg.send(&request(0, "pty-req", false, b"")).unwrap();
+    }
+    house.far.drain().await.unwrap();
+    let (mut turns, mut events) = (0, 0);
+    poll_fn(|cx| {
+        turns += 1;
+        for taken in 0.. {
+            match house.wire.poll_event(cx) {
+                Poll::Ready(event) => events += usize::from(event.is_ok()),
+                Poll::Pending => {
+                    assert!(taken <= EVENTS);
+                    break;
+                }
+            }
+        }
+        if events == 300 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    assert!(turns >= 5, "{turns}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_late_for_a_channel_that_was_closed_ends_nothing() {
+    let mut house = House::new().await;
+    let stream = house.open(7, 1 << 20).await;
+    house.say(&message(msg::CHANNEL_CLOSE, &[0])).await;
+    house.event().await;
+    house.say(&message(msg::CHANNEL_WINDOW_ADJUST, &[0, 1])).await;
+    house.say(&message(msg::CHANNEL_EOF, &[0])).await;
+    drop(stream);
+    house.say(&message(msg::CHANNEL_WINDOW_ADJUST, &[0, 1])).await;
+    house.say(&session(8)).await;
+    assert!(matches!(house.event().await, Event::Open { kind: Kind::Session, .. }));
+}
+
+/// As the connection's end does: the last bytes leave although nobody else looks after them.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_before_the_end_of_a_connection_is_still_sent() {
+    let mut house = House::new().await;
+    let mut stream = house.open(7, u32::MAX).await;
+    stream.write_all(&[5; 200_000]).await.unwrap();
+    drop(stream);
+    house.driver.abort();
+    tokio::task::yield_now().await;
+    let wire = house.wire.clone();
+    let parting = tokio::spawn(async move {
+        poll_fn(|cx| wire.poll_part(cx)).await;
+        wire.end();
+    });
+    let mut got = 0;
+    loop {
+        match house.hear().await {
+            closed if closed[0] == msg::CHANNEL_CLOSE => break,
+            data => got += data.len() - 9,
+        }
+    }
+    assert_eq!(got, 200_000);
+    parting.await.unwrap();
 }

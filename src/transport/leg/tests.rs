@@ -233,3 +233,27 @@ fn a_peer_that_reads_nothing_is_answered_only_so_far() {
     server.outgoing().grow(MAX_UNREAD);
     assert!(matches!(send_unknown(&mut server), Err(TransportError::Misbehaved(_))));
 }
+
+#[test]
+fn a_peer_that_may_not_have_new_keys_yet_gets_none() {
+    for takes in [false, true] {
+        let (mut client, mut server) = pair(|_| ());
+        settle(&mut client, &mut server).unwrap();
+        server.take_rekeys(takes);
+        client.start_kex().unwrap();
+        assert_eq!(settle(&mut client, &mut server).is_ok(), takes);
+    }
+}
+
+#[test]
+fn what_cannot_be_sealed_does_not_leave() {
+    let (mut client, mut server) = pair(|_| ());
+    settle(&mut client, &mut server).unwrap();
+    server.wear_out();
+    let out = server.outgoing();
+    let start = out.tail();
+    out.put(&[0; HEADER]);
+    out.put(b"in the clear");
+    assert!(server.forward(start, 12).is_err() && server.send(&[80, 1]).is_err());
+    assert!(server.outgoing().is_empty());
+}
