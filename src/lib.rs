@@ -77,7 +77,7 @@
 //! queue inside a connection's only loop, so that full duplex with a slow reader deadlocks, and one stalled channel stops all others of its
 //! connection. What is relayed message by message has neither.
 //!
-//! At the door russh stood until it was measured out: it took half of the instructions of a key's way and a quarter of an idle session's
+//! At the door russh stood until it was measured out: it took half of the instructions of a key's way and two fifths of an idle session's
 //! memory, a session that took nothing could only be held back by a trickle, and of what it refused without asking nothing was counted or
 //! told. The transport was there, the parsers before the proof are two ([`transport`]'s packets and key exchange, the door's requests to be
 //! let in), without `unsafe` and fuzzed, on audited primitives (aws-lc-rs, ssh-key). The demo's simulated instance is still russh's.
