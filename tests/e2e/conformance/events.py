@@ -1,9 +1,14 @@
 """Signals, breaks, sizes and ends by asyncssh: SSH_CONFIG WAY PORT KEY INSTANCE (which is sshd or asyncssh)"""
 
 import asyncio
+import logging
 import sys
 
 import asyncssh
+
+# When the proxy's ssh has ended before its transport is closed, the closing reaps it, and asyncio's own watcher warns of a process that it
+# does not know.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 config, way, port, key, instance = sys.argv[1:]
 
