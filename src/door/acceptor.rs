@@ -57,7 +57,7 @@ enum Startup {
 struct Arrival {
     outer: Arc<Outer>,
     deadline: Instant,
-    proven: Arc<AtomicBool>,
+    proven: AtomicBool,
     attempts: Arc<Mutex<Attempts>>,
     /// Turned away, or a balancer's own: not the peer's fault.
     excused: AtomicBool,
@@ -126,7 +126,7 @@ impl Acceptor {
         let arrival = Arrival {
             outer: entry.outer.clone(),
             deadline: Instant::now() + self.shared.rules().login_grace,
-            proven: Arc::default(),
+            proven: AtomicBool::new(false),
             attempts: Arc::default(),
             excused: AtomicBool::new(false),
         };
@@ -144,10 +144,7 @@ impl Acceptor {
             Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
-                match error {
-                    TransportError::Io(error) if error.kind() == FLOOD => Some(Offence::Flood),
-                    _ => None,
-                }
+                matches!(error, TransportError::Io(error) if error.kind() == FLOOD).then_some(Offence::Flood)
             }
             Err(_panic) => Some(Offence::Crash),
         };
@@ -200,25 +197,27 @@ impl Acceptor {
         };
         let leg = Leg::server(Preferences::modern(), self.identity.clone(), VERSION).without_pings();
         let mut connection = Connection::new(leg, stream);
-        if let Err(error) = self.log_in(&mut connection, arrival).await {
-            // Its last words, as far as they are taken at once.
-            if let TransportError::Misbehaved(_) | TransportError::NoCommon { .. } = &error
-                && connection.leg.peer_version().is_some()
-            {
-                let _ = connection.leg.disconnect(msg::reason::PROTOCOL_ERROR, &error.to_string());
-                let _ = connection.drain().now_or_never();
+        let client_version = match self.log_in(&mut connection, arrival).await {
+            Ok(client_version) => client_version,
+            Err(error) => {
+                // Its last words, as far as they are taken at once.
+                if let TransportError::Misbehaved(_) | TransportError::NoCommon { .. } = &error
+                    && connection.leg.peer_version().is_some()
+                {
+                    let _ = connection.leg.disconnect(msg::reason::PROTOCOL_ERROR, &error.to_string());
+                    let _ = connection.drain().now_or_never();
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         startup.proven();
         connection.stream_mut().lift();
-        let client_version = connection.leg.peer_version().unwrap_or_default().to_owned();
         let wire = Wire::new(connection, self.shared.window());
         Ok(Some(Serving::new(self.shared.clone(), wire, client_version, reached, arrival.attempts.clone(), arrival.outer.clone())))
     }
 
-    /// Versions, keys, the proof.
-    async fn log_in(&self, connection: &mut Connection<Metered<QuickAck>>, arrival: &Arrival) -> Result<(), TransportError> {
+    /// Versions, keys, the proof. Gives what the client calls itself.
+    async fn log_in(&self, connection: &mut Connection<Metered<QuickAck>>, arrival: &Arrival) -> Result<String, TransportError> {
         connection.identify().await?;
         let client_version = connection.leg.peer_version().unwrap_or_default().to_owned();
         if has_aes_gcm(&client_version) {
@@ -231,7 +230,7 @@ impl Acceptor {
         let login = Login { shared: &self.shared, source: arrival.source(), client_version: &client_version, attempts, outer, proven };
         login.run(connection).await?;
         connection.leg.take_rekeys(true);
-        Ok(())
+        Ok(client_version)
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.
