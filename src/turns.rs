@@ -5,6 +5,9 @@
 
 use std::cell::Cell;
 
+/// Rounds of one turn at most, about half a mebibyte: then the others of the thread have theirs.
+const MOST_ROUNDS: u64 = 16;
+
 thread_local! {
     static TURNS: Cell<u64> = const { Cell::new(0) };
 }
@@ -18,4 +21,15 @@ pub(crate) fn count() -> u64 {
 pub(crate) fn begin() -> u64 {
     TURNS.set(TURNS.get().wrapping_add(1));
     TURNS.get()
+}
+
+/// When somebody had a turn last, in turns of the thread's sessions.
+#[derive(Debug, Default)]
+pub(crate) struct LastTurn(u64);
+
+impl LastTurn {
+    /// How many rounds the turn has that begins at this count: one, and one more for each turn that sessions had meanwhile.
+    pub(crate) fn rounds(&mut self, count: u64) -> u64 {
+        count.wrapping_sub(std::mem::replace(&mut self.0, count)).clamp(1, MOST_ROUNDS)
+    }
 }

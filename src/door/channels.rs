@@ -17,8 +17,6 @@ use crate::transport::{Leg, TransportError, msg};
 const MAX_DATA: u32 = 32 * 1024;
 /// Bytes that may wait for the peer before nothing more is taken from a session.
 pub(super) const HIGH_WATER: usize = 256 * 1024;
-/// A message of data: type, channel, length.
-const DATA_HEADER: usize = 9;
 
 /// Reasons for a refused open (RFC 4254, 5.1).
 pub(super) mod reason {
@@ -86,9 +84,22 @@ struct Channel {
 
 impl Channel {
     fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
-        }
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+
+    /// Takes what has come off the window; how much that is.
+    fn use_up(&mut self, data: &[u8]) -> Result<u32, TransportError> {
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let left = self.window.checked_sub(len);
+        self.window = left.ok_or(TransportError::Misbehaved("more data came on a channel than its window allows"))?;
+        Ok(len)
+    }
+
+    /// Grants anew what came and nobody takes.
+    fn discard(&mut self, len: u32, leg: &mut Leg, whole: u32) -> Result<(), TransportError> {
+        self.taken += len;
+        if self.owes(whole) { self.grant(leg) } else { Ok(()) }
     }
 
     /// Keeps data for its reader, in memory that is never more than a `window`.
@@ -105,14 +116,15 @@ impl Channel {
         leg.send(&[&[number][..], &self.theirs.to_be_bytes(), rest].concat())
     }
 
-    /// Grants the peer more when it has used up a good part, and will send more.
-    fn grant(&mut self, leg: &mut Leg, whole: u32) -> Result<bool, TransportError> {
-        if self.taken < whole / 8 || self.eof || self.closed || self.sent_close {
-            return Ok(false);
-        }
+    /// Whether the peer is to be granted more: it has used up a good part of the `whole`, and will send more.
+    fn owes(&self, whole: u32) -> bool {
+        self.taken >= whole / 8 && !self.eof && !self.closed && !self.sent_close
+    }
+
+    fn grant(&mut self, leg: &mut Leg) -> Result<(), TransportError> {
         self.send(leg, msg::CHANNEL_WINDOW_ADJUST, &self.taken.to_be_bytes())?;
         self.window += std::mem::take(&mut self.taken);
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -132,20 +144,16 @@ impl Channels {
             msg::CHANNEL_DATA => {
                 let channel = find(&mut self.all, reader.u32()?)?;
                 let data = reader.string()?;
-                let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                channel.window = channel.window.checked_sub(len).ok_or(BEYOND_WINDOW)?;
+                let len = channel.use_up(data)?;
                 if channel.eof {
                     return Err(TransportError::Misbehaved("data came behind the end of a channel's data"));
                 }
                 if channel.is_held && !channel.is_session {
                     channel.keep(data, self.window as usize);
-                    if let Some(reader) = channel.reader.take() {
-                        reader.wake();
-                    }
+                    wake(&mut channel.reader);
                 } else {
                     // Nobody takes it: commands read nothing, and what was closed here is on its way to be closed there.
-                    channel.taken += len;
-                    channel.grant(leg, self.window)?;
+                    channel.discard(len, leg, self.window)?;
                 }
                 Ok(None)
             }
@@ -154,27 +162,21 @@ impl Channels {
                 let Ok(channel) = find(&mut self.all, reader.u32()?) else { return Ok(None) };
                 let sum = channel.send_window.checked_add(reader.u32()?);
                 channel.send_window = sum.ok_or(TransportError::Misbehaved("a window was made larger than 4 GiB"))?;
-                if let Some(writer) = channel.writer.take() {
-                    writer.wake();
-                }
+                wake(&mut channel.writer);
                 Ok(None)
             }
             msg::CHANNEL_EOF => {
                 let Ok(channel) = find(&mut self.all, reader.u32()?) else { return Ok(None) };
                 channel.eof = true;
-                if let Some(reader) = channel.reader.take() {
-                    reader.wake();
-                }
+                wake(&mut channel.reader);
                 Ok(None)
             }
             msg::CHANNEL_CLOSE => self.take_close(leg, reader.u32()?).map(Some),
             msg::CHANNEL_EXTENDED_DATA => {
                 let channel = find(&mut self.all, reader.u32()?)?;
                 reader.u32()?;
-                let len = u32::try_from(reader.string()?.len()).unwrap_or(u32::MAX);
-                channel.window = channel.window.checked_sub(len).ok_or(BEYOND_WINDOW)?;
-                channel.taken += len;
-                channel.grant(leg, self.window)?;
+                let len = channel.use_up(reader.string()?)?;
+                channel.discard(len, leg, self.window)?;
                 Ok(None)
             }
             msg::CHANNEL_OPEN => self.take_open(leg, reader),
@@ -295,12 +297,12 @@ impl Channels {
         }
     }
 
-    /// Gives what has come on a channel. `false`: nothing has yet. An end gives nothing.
-    pub(super) fn read(&mut self, number: u32, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> bool {
-        let Some(channel) = self.all.get_mut(&number) else { return true };
+    /// Gives what has come on a channel; an end gives nothing. Whether a [`Channels::grant`] is due for it.
+    pub(super) fn poll_read(&mut self, number: u32, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Poll<bool> {
+        let Some(channel) = self.all.get_mut(&number) else { return Poll::Ready(false) };
         if channel.received.is_empty() && !channel.eof {
             leave(&mut channel.reader, cx);
-            return false;
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let (first, second) = channel.received.as_slices();
@@ -310,12 +312,12 @@ impl Channels {
         let n = buf.filled().len() - before;
         channel.received.drain(..n);
         channel.taken += u32::try_from(n).unwrap_or(u32::MAX);
-        true
+        Poll::Ready(channel.owes(self.window))
     }
 
-    /// Grants the peer of a channel more for what was read; whether it did.
-    pub(super) fn grant(&mut self, leg: &mut Leg, number: u32) -> Result<bool, TransportError> {
-        self.all.get_mut(&number).map_or(Ok(false), |channel| channel.grant(leg, self.window))
+    /// Grants the peer of a channel more for what was read.
+    pub(super) fn grant(&mut self, leg: &mut Leg, number: u32) -> Result<(), TransportError> {
+        self.all.get_mut(&number).map_or(Ok(()), |channel| channel.grant(leg))
     }
 
     /// Sends what the peer takes of these bytes, as data or extended data of a type. Pending when it takes none; `None` when it never will.
@@ -385,7 +387,7 @@ impl Channels {
     pub(super) fn undam(&mut self, leg: &Leg) {
         if self.is_dammed && leg.waiting() < HIGH_WATER {
             self.is_dammed = false;
-            self.all.values_mut().filter_map(|channel| channel.writer.take()).for_each(Waker::wake);
+            self.all.values_mut().for_each(|channel| wake(&mut channel.writer));
         }
     }
 
@@ -421,17 +423,22 @@ impl Channels {
     }
 }
 
-const BEYOND_WINDOW: TransportError = TransportError::Misbehaved("more data came on a channel than its window allows");
-
 /// A channel that the peer may speak of.
 fn find(all: &mut BTreeMap<u32, Channel>, number: u32) -> Result<&mut Channel, TransportError> {
     let channel = all.get_mut(&number).filter(|channel| channel.is_confirmed && !channel.closed);
     channel.ok_or(TransportError::Misbehaved("a message came for a channel that is not open"))
 }
 
-fn leave(place: &mut Option<Waker>, cx: &Context<'_>) {
+/// Leaves the waker of the task that runs.
+pub(super) fn leave(place: &mut Option<Waker>, cx: &Context<'_>) {
     if place.as_ref().is_none_or(|left| !left.will_wake(cx.waker())) {
         *place = Some(cx.waker().clone());
+    }
+}
+
+fn wake(place: &mut Option<Waker>) {
+    if let Some(waker) = place.take() {
+        waker.wake();
     }
 }
 
@@ -457,6 +464,6 @@ fn send_data(leg: &mut Leg, theirs: u32, extended: Option<u32>, data: &[u8]) -> 
     }
     out.put(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.put(data);
-    let header = DATA_HEADER + if extended.is_some() { 4 } else { 0 };
-    leg.forward(start, header + data.len())
+    let len = out.tail() - start - Leg::HEADER;
+    leg.forward(start, len)
 }

@@ -166,8 +166,10 @@ pub fn door_channels(data: &[u8]) {
                 }),
                 1 => {
                     let mut room = vec![0; script.u16() & 0x1fff];
-                    channels.read(number, &mut ReadBuf::new(&mut room), &cx);
-                    channels.grant(server, number).map(drop)
+                    match channels.poll_read(number, &mut ReadBuf::new(&mut room), &cx) {
+                        Poll::Ready(true) => channels.grant(server, number),
+                        _ => Ok(()),
+                    }
                 }
                 2 => {
                     held.retain(|one| *one != number);

@@ -24,15 +24,10 @@ use super::wire::{ChannelStream, Wire};
 use super::{ByteStream, Forward, Jump, PendingChannel, Refusal};
 use crate::access::{Code, Failure, Operator, TargetName};
 use crate::broker::BoxFuture;
-use crate::transport::{KeyLimits, TransportError};
+use crate::transport::{IDLE_TICK, KeyLimits, TICK, TransportError};
 
 /// The port that a jump to a target names.
 const SSH_PORT: u32 = 22;
-/// How often a connection that moves is looked after, and how long one that does not keeps its memory.
-const TICK: Duration = Duration::from_secs(5);
-/// The same for one that does not move.
-const IDLE_TICK: Duration = Duration::from_secs(60);
-
 /// For a client to take what is still to be sent when its connection ends.
 const PARTING: Duration = Duration::from_secs(2);
 

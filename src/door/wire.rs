@@ -6,9 +6,9 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::channels::{Channels, Event, HIGH_WATER};
+use super::channels::{Channels, Event, HIGH_WATER, leave};
 use crate::transport::{Buffer, Connection, Filled, KeyClock, KeyLimits, Leg, Received, TransportError, msg};
-use crate::turns;
+use crate::turns::{self, LastTurn};
 
 #[cfg(test)]
 mod tests;
@@ -16,8 +16,7 @@ mod tests;
 /// Bytes that may wait for the peer before it is read no further: what it is still owed, as answers, comes to little more than what
 /// sessions have put there.
 const MOST_WAITING: usize = 4 * HIGH_WATER;
-/// Rounds of one turn at most, about half a mebibyte, and events: then the sessions of the thread have theirs.
-const ROUNDS: u64 = 16;
+/// Events of one turn at most: then the sessions of the thread have theirs.
 const EVENTS: u32 = 64;
 
 /// An operator's connection, shared by the task that reads it and the sessions on its channels. All of them run on one thread: nobody ever
@@ -36,8 +35,7 @@ struct Inner<S> {
     /// Met by a session, to be told to the connection's task.
     broken: Option<TransportError>,
     clock: KeyClock,
-    /// The last turn's number among those of its thread.
-    turn: u64,
+    last_turn: LastTurn,
     spent: Spent,
     /// Whether anything came since the last look.
     moved: bool,
@@ -93,13 +91,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Err(error));
         }
-        if self.driver.as_ref().is_none_or(|driver| !driver.will_wake(cx.waker())) {
-            self.driver = Some(cx.waker().clone());
-        }
-        let rounds = *self.spent.of.get_or_insert_with(|| {
-            let turn = turns::count();
-            turn.wrapping_sub(std::mem::replace(&mut self.turn, turn)).clamp(1, ROUNDS)
-        });
+        leave(&mut self.driver, cx);
+        let rounds = *self.spent.of.get_or_insert_with(|| self.last_turn.rounds(turns::count()));
         let mut all = false;
         loop {
             if self.spent.events >= EVENTS {
@@ -175,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             driver: None,
             broken: None,
             clock: KeyClock::default(),
-            turn: turns::count(),
+            last_turn: LastTurn::default(),
             spent: Spent::default(),
             moved: true,
         })))
@@ -300,10 +293,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ChannelStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ChannelStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.wire.lock();
-        if !inner.channels.read(self.channel, buf, cx) {
-            return Poll::Pending;
-        }
-        if inner.act(|channels, leg| channels.grant(leg, self.channel)) == Some(true) {
+        if ready!(inner.channels.poll_read(self.channel, buf, cx)) {
+            inner.act(|channels, leg| channels.grant(leg, self.channel));
             inner.flush();
         }
         Poll::Ready(Ok(()))

@@ -15,20 +15,13 @@ use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
-use crate::transport::{Connection, Filled, KeyClock, KeyLimits, Leg, Received, TransportError, msg};
-use crate::turns;
+use crate::transport::{Connection, Filled, IDLE_TICK, KeyClock, KeyLimits, Leg, Received, TICK, TransportError, msg};
+use crate::turns::{self, LastTurn};
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
 /// The same while the side that is read is in key exchange and must be read on; more ends the session.
 const HIGHEST_WATER: usize = 8 * 1024 * 1024;
-/// How often a session that moves is looked after, and how long one that does not keeps its memory.
-const TICK: Duration = Duration::from_secs(5);
-/// The same for one that does not move.
-const IDLE_TICK: Duration = Duration::from_secs(60);
-
-/// Rounds of one turn at most, about half a mebibyte: then the other sessions of the thread have theirs.
-const ROUNDS: u64 = 16;
 
 /// Deadlines of a running session.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +72,7 @@ pub struct Splice<D, U> {
     clocks: (KeyClock, KeyClock),
     /// How far the messages of each side came, up and down.
     reached: (Moved, Moved),
-    /// The last turn's number among those of its thread.
-    turn: u64,
+    last_turn: LastTurn,
     /// Whether anything moved since the last tick.
     moved: bool,
     /// Nothing has moved for a whole tick, nor since.
@@ -106,7 +98,7 @@ where
             clocks: Default::default(),
             // What the handshakes left comes before what is read.
             reached: (Moved::Blocked, Moved::Blocked),
-            turn: 0,
+            last_turn: LastTurn::default(),
             moved: true,
             rests: false,
         }
@@ -179,9 +171,7 @@ where
 
     /// One turn: a round, and one more for each turn that other sessions had meanwhile. Then the door's task sends what was read.
     fn poll_run(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<End> {
-        let turn = turns::begin();
-        let rounds = turn.wrapping_sub(std::mem::replace(&mut self.turn, turn)).clamp(1, ROUNDS);
-        for _ in 0..rounds {
+        for _ in 0..self.last_turn.rounds(turns::begin()) {
             match self.poll_once(cx, tick.as_mut()) {
                 Ok(true) => {}
                 Ok(false) => {

@@ -4,6 +4,11 @@ use tokio::time::Instant;
 
 use super::{Leg, TransportError};
 
+/// How often a leg that moves is looked after, and how long one that does not keeps its memory.
+pub const TICK: Duration = Duration::from_secs(5);
+/// The same for one that does not move.
+pub const IDLE_TICK: Duration = Duration::from_secs(60);
+
 /// Deadlines of a leg's keys.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyLimits {

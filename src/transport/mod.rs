@@ -39,7 +39,7 @@ pub mod wire;
 pub use auth_client::{AuthError, ClientAuth, Credential};
 pub use auth_server::{ServerAuth, Step};
 pub use buffer::Buffer;
-pub use clock::{KeyClock, KeyLimits};
+pub use clock::{IDLE_TICK, KeyClock, KeyLimits, TICK};
 pub use connection::{Connection, Filled};
 pub use error::TransportError;
 pub use host_key::{HostIdentity, HostKey, SignatureAlgorithm, sign_with};
