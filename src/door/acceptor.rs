@@ -19,18 +19,22 @@ use super::connections::Outer;
 use super::door::Shared;
 use super::lanes::Lanes;
 use super::login::Login;
-use super::metered::{FLOOD, Metered};
 use super::penalties::{Offence, Penalties};
 use super::proxy::{self, Origin};
 use super::serving::Serving;
 use super::turned_away::{Refusal, TurnedAway};
 use super::wire::Wire;
 use crate::audit::{Event, Subject};
+use crate::broker::BoxFuture;
 use crate::quick_ack::QuickAck;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, TransportError, msg};
 
 /// How the broker names itself: no product version for attackers to look up.
 const VERSION: &str = "SSH-2.0-ssh-broker";
+
+/// Bytes that are read of a peer before its operator is proven. A login takes some kilobytes; what takes more is a flood, and each of its
+/// packets costs more than a place.
+const UNPROVEN: u64 = 512 * 1024;
 
 /// After an accept that failed for want of something that others hold.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -132,7 +136,8 @@ impl Acceptor {
         };
         let served = AssertUnwindSafe(self.converse(stream, &arrival, startup)).catch_unwind().await;
         // Boxed, for it would have its place in the future as long as the connection lasts.
-        Box::pin(self.conclude(served, &arrival)).await;
+        let concluding: BoxFuture<'_, _> = Box::pin(self.conclude(served, &arrival));
+        concluding.await;
         // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
         drop(connection);
     }
@@ -144,7 +149,7 @@ impl Acceptor {
             Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 tracing::debug!(%source, %error, "connection ended");
-                matches!(error, TransportError::Io(error) if error.kind() == FLOOD).then_some(Offence::Flood)
+                matches!(error, TransportError::Flood).then_some(Offence::Flood)
             }
             Err(_panic) => Some(Offence::Crash),
         };
@@ -165,8 +170,9 @@ impl Acceptor {
     }
 
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), TransportError> {
-        // Apart: a connection is to hold the memory of its beginning no longer than that takes.
-        let serving = Box::pin(async {
+        // Apart: a connection is to hold the memory of its beginning no longer than that takes, and what runs with all that moves on it is
+        // to have nothing else in between.
+        let serving: BoxFuture<'_, _> = Box::pin(async {
             tokio::select! {
                 begun = timeout_at(arrival.deadline, self.begin(stream, arrival, startup)) => {
                     begun.unwrap_or(Err(TransportError::Deadline("the login")))
@@ -175,7 +181,10 @@ impl Acceptor {
             }
         });
         match serving.await? {
-            Some(serving) => serving.run().await,
+            Some(serving) => {
+                let served: BoxFuture<'_, _> = Box::pin(serving.run());
+                served.await
+            }
             None => Ok(()),
         }
     }
@@ -185,9 +194,9 @@ impl Acceptor {
         stream: std::net::TcpStream,
         arrival: &Arrival,
         startup: Startup,
-    ) -> Result<Option<Serving<Metered<QuickAck>>>, TransportError> {
+    ) -> Result<Option<Serving<QuickAck>>, TransportError> {
         let reached = stream.local_addr()?;
-        let mut stream = Metered::new(QuickAck::new(TcpStream::from_std(stream)?)?);
+        let mut stream = QuickAck::new(TcpStream::from_std(stream)?)?;
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
@@ -197,6 +206,7 @@ impl Acceptor {
         };
         let leg = Leg::server(Preferences::modern(), self.identity.clone(), VERSION).without_pings();
         let mut connection = Connection::new(leg, stream);
+        connection.limit(UNPROVEN);
         let client_version = match self.log_in(&mut connection, arrival).await {
             Ok(client_version) => client_version,
             Err(error) => {
@@ -211,13 +221,13 @@ impl Acceptor {
             }
         };
         startup.proven();
-        connection.stream_mut().lift();
+        connection.limit(u64::MAX);
         let wire = Wire::new(connection, self.shared.window());
         Ok(Some(Serving::new(self.shared.clone(), wire, client_version, reached, arrival.attempts.clone(), arrival.outer.clone())))
     }
 
     /// Versions, keys, the proof. Gives what the client calls itself.
-    async fn log_in(&self, connection: &mut Connection<Metered<QuickAck>>, arrival: &Arrival) -> Result<String, TransportError> {
+    async fn log_in(&self, connection: &mut Connection<QuickAck>, arrival: &Arrival) -> Result<String, TransportError> {
         connection.identify().await?;
         let client_version = connection.leg.peer_version().unwrap_or_default().to_owned();
         if has_aes_gcm(&client_version) {
@@ -234,7 +244,7 @@ impl Acceptor {
     }
 
     /// Learns from a balancer whose connection it is, and admits that source.
-    async fn introduce(&self, stream: &mut Metered<QuickAck>, arrival: &Arrival, slot: StartupSlot) -> io::Result<Option<StartupPermit>> {
+    async fn introduce(&self, stream: &mut QuickAck, arrival: &Arrival, slot: StartupSlot) -> io::Result<Option<StartupPermit>> {
         // Whatever a balancer does wrong, its network would pay for all who come through it.
         arrival.excused.store(true, Ordering::Relaxed);
         let Origin::Client(source) = proxy::read_header(stream).await? else {

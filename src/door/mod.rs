@@ -21,7 +21,6 @@ mod key_options;
 mod key_rules;
 mod lanes;
 mod login;
-mod metered;
 mod netblock;
 mod operators;
 mod penalties;

@@ -19,6 +19,11 @@ impl Buffer {
         self.tail - self.head
     }
 
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.head == self.tail
     }
@@ -33,7 +38,8 @@ impl Buffer {
         let start = self.tail;
         self.tail += n;
         if self.data.len() < self.tail {
-            self.data.resize(self.tail.next_power_of_two().max(1024), 0);
+            // By no more than a quarter beyond the need: of many that move, each is to leave the processor's cache to the others.
+            self.data.resize(self.tail.max(self.data.len() / 4 * 5).next_multiple_of(1024), 0);
         }
         self.data.get_mut(start..self.tail).unwrap_or_default()
     }

@@ -1,10 +1,8 @@
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Buffer, Leg, Received, TransportError};
 
@@ -31,41 +29,43 @@ pub struct Connection<S> {
     scratch: Buffer,
     /// What the next read asks for.
     ask: usize,
+    /// Bytes that may still be read.
+    left: u64,
+    /// Nothing was written since the stream was flushed.
+    is_flushed: bool,
     /// Met behind bytes, to be told after them.
-    broken: Option<io::Error>,
+    broken: Option<TransportError>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn new(leg: Leg, stream: S) -> Self {
-        Self { leg, stream, scratch: Buffer::default(), ask: FIRST_READ, broken: None }
+        Self { leg, stream, scratch: Buffer::default(), ask: FIRST_READ, left: u64::MAX, is_flushed: true, broken: None }
     }
 
     pub fn stream(&self) -> &S {
         &self.stream
     }
 
-    pub fn stream_mut(&mut self) -> &mut S {
-        &mut self.stream
+    /// So much may be read from now on; more is an error.
+    pub fn limit(&mut self, bytes: u64) {
+        self.left = bytes;
     }
 
     /// Reads more from the peer. Pending when nothing was there.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, TransportError>> {
         if let Some(error) = self.broken.take() {
-            return Poll::Ready(Err(error.into()));
+            return Poll::Ready(Err(error));
         }
-        let received = self.leg.received();
-        received.reserve(self.ask);
-        let room = received.capacity() - received.len();
-        let n = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, received))?;
+        let n = ready!(self.poll_read(cx, self.ask))?;
         if n == 0 {
             return Poll::Ready(Ok(Filled::Closed));
         }
-        if n == room {
+        if n == self.ask {
             self.ask = (self.ask * 4).min(MOST_READ);
             return Poll::Ready(Ok(Filled::Some));
         }
         // Most often that was all. To find it out here spares the caller a round; an end that is met now is met again.
-        Poll::Ready(Ok(match poll_read_buf(Pin::new(&mut self.stream), cx, received) {
+        Poll::Ready(Ok(match self.poll_read(cx, self.ask - n) {
             Poll::Pending => Filled::All,
             Poll::Ready(more) => {
                 self.broken = more.err();
@@ -74,9 +74,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }))
     }
 
+    fn poll_read(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<usize, TransportError>> {
+        let received = self.leg.received();
+        let start = received.tail();
+        let mut room = ReadBuf::new(received.grow(most));
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut room);
+        let n = room.filled().len();
+        received.truncate(start + n);
+        ready!(read)?;
+        let Some(left) = self.left.checked_sub(n as u64) else { return Poll::Ready(Err(TransportError::Flood)) };
+        self.left = left;
+        Poll::Ready(Ok(n))
+    }
+
     /// Writes what can be written; ready when nothing is left.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
         let out = self.leg.outgoing();
+        if out.is_empty() && self.is_flushed {
+            return Poll::Ready(Ok(()));
+        }
+        self.is_flushed = false;
         while !out.is_empty() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, out.unsent()))?;
             if n == 0 {
@@ -84,7 +101,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             out.sent(n);
         }
-        Pin::new(&mut self.stream).poll_flush(cx).map_err(TransportError::Io)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     pub async fn drain(&mut self) -> Result<(), TransportError> {
@@ -152,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub async fn part(&mut self) -> Result<(), TransportError> {
         self.drain().await?;
         loop {
-            self.leg.received().clear();
+            self.leg.received().truncate(0);
             self.fill().await?;
         }
     }
@@ -162,14 +181,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.scratch = Buffer::default();
         self.ask = FIRST_READ;
         self.leg.outgoing().release_if_empty();
-        if self.leg.received().is_empty() {
-            *self.leg.received() = bytes::BytesMut::new();
-        }
+        self.leg.received().release_if_empty();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::task::Waker;
 
     use tokio::io::ReadBuf;
@@ -205,6 +223,17 @@ mod tests {
         }
     }
 
+    /// What reading comes to until nothing is there, or the connection has closed.
+    fn fills(connection: &mut Connection<Script>) -> Vec<Poll<Result<Filled, TransportError>>> {
+        let mut came = Vec::new();
+        loop {
+            came.push(connection.poll_fill(&mut Context::from_waker(Waker::noop())));
+            if matches!(came.last(), Some(Poll::Pending | Poll::Ready(Ok(Filled::Closed) | Err(TransportError::Io(_))))) {
+                return came;
+            }
+        }
+    }
+
     #[test]
     fn a_read_says_whether_that_was_all_and_tells_an_end_after_what_came_before_it() {
         let whole = usize::MAX;
@@ -218,16 +247,20 @@ mod tests {
         ] {
             let leg = Leg::patient_client(Preferences::modern(), "SSH-2.0-a");
             let mut connection = Connection::new(leg, Script(reads.into_iter().rev().collect()));
-            let mut came = Vec::new();
-            loop {
-                let filled = connection.poll_fill(&mut Context::from_waker(Waker::noop()));
-                let goes_on = matches!(filled, Poll::Ready(Ok(Filled::Some | Filled::All)));
-                came.push(filled);
-                if !goes_on {
-                    break;
-                }
-            }
-            assert_eq!(format!("{came:?}"), told);
+            assert_eq!(format!("{:?}", fills(&mut connection)), told);
+        }
+    }
+
+    #[test]
+    fn what_comes_beyond_the_limit_is_an_error_and_without_one_nothing_is() {
+        for (limit, told) in [(11, "[Ready(Ok(Some)), Ready(Err(Flood)), Pending]"), (12, "[Ready(Ok(Some)), Pending]")] {
+            let leg = Leg::patient_client(Preferences::modern(), "SSH-2.0-a");
+            let mut connection = Connection::new(leg, Script(vec![Ok(7), Ok(5)]));
+            connection.limit(limit);
+            assert_eq!(format!("{:?}", fills(&mut connection)), told);
+            connection.limit(u64::MAX);
+            connection.stream.0 = vec![Ok(5)];
+            assert_eq!(format!("{:?}", fills(&mut connection)), "[Ready(Ok(All)), Pending]");
         }
     }
 }

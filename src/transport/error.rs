@@ -21,6 +21,9 @@ pub enum TransportError {
     /// Too many messages came for this leg while it was in key exchange.
     #[error("more than {} bytes waited for the end of a key exchange", super::MAX_HELD)]
     HeldTooMuch,
+    /// More came than [`Connection::limit`](super::Connection::limit) allows.
+    #[error("too much was sent")]
+    Flood,
     /// Ours: a primitive failed that should not.
     #[error("cryptography failed: {0}")]
     Crypto(&'static str),

@@ -100,7 +100,7 @@ pub fn packet_reader(data: &[u8]) {
                 let n = script.u16();
                 wire.extend_from_slice(out.buffer.unsent());
                 out.buffer.sent(usize::MAX / 2);
-                inbound.received.extend(wire.drain(..n.min(wire.len())));
+                inbound.received.put(&wire.drain(..n.min(wire.len())).collect::<Vec<_>>());
                 loop {
                     let start = into.tail();
                     match inbound.open_next(&mut into) {

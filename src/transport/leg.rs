@@ -191,7 +191,7 @@ impl Leg {
     }
 
     /// Where bytes from the peer are put.
-    pub fn received(&mut self) -> &mut bytes::BytesMut {
+    pub fn received(&mut self) -> &mut Buffer {
         &mut self.inbound.received
     }
 
@@ -298,6 +298,7 @@ impl Leg {
     }
 
     /// Offers a key exchange now, unless one is under way.
+    #[cold]
     pub fn start_kex(&mut self) -> Result<(), TransportError> {
         if matches!(self.exchange, Exchange::Idle) {
             let ours = KexInit::build(&self.preferences, self.role, self.session_id.is_none())?;
@@ -334,6 +335,7 @@ impl Leg {
         self.outbound.usage.packets = 1 << 32;
     }
 
+    #[cold]
     fn hold(&mut self, payload: Vec<u8>) -> Result<(), TransportError> {
         self.held_bytes += payload.len() + HELD_OVERHEAD;
         if self.held_bytes > MAX_HELD {
@@ -384,15 +386,17 @@ impl Leg {
     }
 
     /// RFC 4253, 4.2: `SSH-2.0-…`, with other lines before it from a server.
+    #[cold]
     fn receive_version(&mut self) -> Result<Received, TransportError> {
         let received = &mut self.inbound.received;
-        let Some(end) = received.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = received.unsent().iter().position(|byte| *byte == b'\n') else {
             return match received.len() > MAX_VERSION_LINE {
                 true => Err(TransportError::Misbehaved("the version line is too long")),
                 false => Ok(Received::NeedMore),
             };
         };
-        let line = received.split_to(end + 1);
+        let line: Vec<u8> = received.unsent().iter().take(end + 1).copied().collect();
+        received.sent(end + 1);
         let line = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(&line);
         if line.len() > MAX_VERSION_LINE {
             return Err(TransportError::Misbehaved("the version line is too long"));
@@ -412,6 +416,7 @@ impl Leg {
         Ok(Received::Transport)
     }
 
+    #[cold]
     fn take_transport(&mut self, message: &[u8]) -> Result<(), TransportError> {
         let number = message.first().copied().unwrap_or_default();
         // Strict KEX: nothing but the exchange itself until the first NEWKEYS, so that nothing can be slipped in or cut out.

@@ -1,5 +1,4 @@
 use aws_lc_rs::rand;
-use bytes::{Buf, BytesMut};
 
 use super::cipher::{LEN, Opener, Sealer};
 use super::{Buffer, TransportError};
@@ -28,7 +27,7 @@ impl Usage {
 
 /// Bytes from the peer → packets (RFC 4253, 6).
 pub(super) struct Inbound {
-    pub(super) received: BytesMut,
+    pub(super) received: Buffer,
     opener: Opener,
     seq: u32,
     pub(super) usage: Usage,
@@ -46,7 +45,7 @@ struct Discard {
 
 impl Inbound {
     pub(super) fn new() -> Self {
-        Self { received: BytesMut::new(), opener: Opener::Clear, seq: 0, usage: Usage::default(), discard: None }
+        Self { received: Buffer::default(), opener: Opener::Clear, seq: 0, usage: Usage::default(), discard: None }
     }
 
     /// Whether a broken packet is being read past: the leg's end is certain, and waits for the peer.
@@ -57,7 +56,7 @@ impl Inbound {
     fn discard(&mut self) -> Result<Option<usize>, TransportError> {
         let Some(Discard { left, judged }) = &mut self.discard else { return Ok(None) };
         let n = self.received.len().min(*left);
-        self.received.advance(n);
+        self.received.sent(n);
         *left -= n;
         if *left > 0 {
             return Ok(None);
@@ -96,7 +95,7 @@ impl Inbound {
         if self.discard.is_some() {
             return self.discard();
         }
-        let Some(len) = self.opener.packet_length(self.seq, &self.received) else { return Ok(None) };
+        let Some(len) = self.opener.packet_length(self.seq, self.received.unsent()) else { return Ok(None) };
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let max = if matches!(self.opener, Opener::Clear) { MAX_CLEAR_PACKET } else { MAX_PACKET };
         let (block, with_len) = self.opener.block();
@@ -109,10 +108,7 @@ impl Inbound {
             return Err(TransportError::Misbehaved("a packet's length is out of bounds"));
         }
         let whole = LEN + len + self.opener.tag_len();
-        let Some(sealed) = self.received.get(..whole) else {
-            self.received.reserve(whole - self.received.len());
-            return Ok(None);
-        };
+        let Some(sealed) = self.received.unsent().get(..whole) else { return Ok(None) };
         let start = into.tail();
         let opened = self.opener.open(self.seq, sealed, into.grow(LEN + len));
         if opened.is_err() && self.opener.tells_by_time() {
@@ -120,7 +116,7 @@ impl Inbound {
             self.discard = Some(Discard { left: self.longest(), judged: LEN + len });
             return self.discard();
         }
-        self.received.advance(whole);
+        self.received.sent(whole);
         self.seq = self.seq.wrapping_add(1);
         self.usage.count(whole);
         let padding = into.since(start).get(LEN).copied().map_or(usize::MAX, usize::from);
@@ -259,7 +255,7 @@ mod tests {
             let mut opened = Buffer::default();
             let mut got = Vec::new();
             for portion in out.buffer.unsent().chunks(977) {
-                inbound.received.extend_from_slice(portion);
+                inbound.received.put(portion);
                 loop {
                     let start = opened.tail();
                     let Some(len) = inbound.open_next(&mut opened).unwrap() else { break };
@@ -282,9 +278,9 @@ mod tests {
                 let mut bytes = out.buffer.unsent().to_vec();
                 let at = bytes.len() - position;
                 bytes[at] ^= 1;
-                inbound.received.extend_from_slice(&bytes);
+                inbound.received.put(&bytes);
                 if inbound.opener.tells_by_time() {
-                    inbound.received.extend_from_slice(&vec![0; inbound.longest()]);
+                    inbound.received.put(&vec![0; inbound.longest()]);
                 }
                 let mut opened = Buffer::default();
                 assert!(matches!(inbound.open_next(&mut opened), Err(TransportError::Misbehaved(_))), "{suite:?}");
@@ -306,7 +302,7 @@ mod tests {
             // One by one where it could be told.
             let far = (1100..LEN + MAX_PACKET - 1000).contains(&given);
             let next = given + if far { 1000 } else { 1 };
-            inbound.received.extend_from_slice(&bytes[given..next]);
+            inbound.received.put(&bytes[given..next]);
             given = next;
             match inbound.open_next(&mut opened) {
                 Ok(None) => assert!(opened.is_empty() && inbound.received.len() < 2048),
@@ -348,8 +344,8 @@ mod tests {
     fn lengths_are_bounded_before_anything_is_allocated() {
         for len in [0u32, 1, 4, 7, 35_004, u32::MAX] {
             let mut inbound = Inbound::new();
-            inbound.received.extend_from_slice(&len.to_be_bytes());
-            inbound.received.extend_from_slice(&[0; 64]);
+            inbound.received.put(&len.to_be_bytes());
+            inbound.received.put(&[0; 64]);
             let result = inbound.open_next(&mut Buffer::default());
             assert!(matches!(result, Err(TransportError::Misbehaved(_))), "{len}");
         }
@@ -359,7 +355,7 @@ mod tests {
     fn padding_longer_than_its_packet_or_too_short_is_refused() {
         for padding in [0, 3, 11, 255] {
             let mut inbound = Inbound::new();
-            inbound.received.extend_from_slice(&[0, 0, 0, 12, padding, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+            inbound.received.put(&[0, 0, 0, 12, padding, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
             assert!(inbound.open_next(&mut Buffer::default()).is_err(), "{padding}");
         }
     }

@@ -19,7 +19,7 @@ pub(super) fn identity() -> HostIdentity {
 
 /// Takes what has come to `to`, all of it, and gives its messages.
 pub(crate) fn arrived(from: &mut Leg, to: &mut Leg) -> Vec<Vec<u8>> {
-    to.received().extend_from_slice(from.outgoing().unsent());
+    to.received().put(from.outgoing().unsent());
     from.outgoing().sent(usize::MAX / 2);
     let (mut messages, mut into) = (Vec::new(), Buffer::default());
     loop {

@@ -39,7 +39,7 @@ impl End {
         if self.error.is_some() {
             return;
         }
-        self.leg.received().extend_from_slice(bytes);
+        self.leg.received().put(bytes);
         loop {
             let before = self.leg.received().len();
             match self.leg.receive(&mut self.into) {

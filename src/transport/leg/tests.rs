@@ -16,7 +16,7 @@ fn settle(client: &mut Leg, server: &mut Leg) -> Result<[Vec<Vec<u8>>; 2], Trans
             let (from, to) = if side == 0 { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
             let bytes = from.outgoing().unsent().to_vec();
             from.outgoing().sent(bytes.len());
-            to.received().extend_from_slice(&bytes);
+            to.received().put(&bytes);
             let mut into = Buffer::default();
             loop {
                 match to.receive(&mut into)? {
@@ -114,7 +114,7 @@ fn the_messages_of_a_group_exchange_have_their_turn() {
         client.exchange = Exchange::Idle;
         let kexinit = KexInit::build(&offer, Role::Server, true).unwrap();
         server.outbound.put(&kexinit).unwrap();
-        client.received().extend_from_slice(server.outgoing().unsent());
+        client.received().put(server.outgoing().unsent());
         let mut into = Buffer::default();
         client.receive(&mut into).unwrap();
         client.receive(&mut into).unwrap();
@@ -174,13 +174,13 @@ fn strict_key_exchange_is_enforced_before_and_after_kexinit() {
     let mut ignore = Outbound::new();
     ignore.put(&[msg::IGNORE, 0, 0, 0, 0]).unwrap();
     let slipped = [&hello[..line], ignore.buffer.unsent(), &hello[line..]].concat();
-    server.received().extend_from_slice(&slipped);
+    server.received().put(&slipped);
     let mut into = Buffer::default();
     let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
     assert!(matches!(result, Err(TransportError::Misbehaved(_))));
     // After: an IGNORE behind it.
     let (_, mut server) = pair(|_| {});
-    server.received().extend_from_slice(&[&hello[..], ignore.buffer.unsent()].concat());
+    server.received().put(&[&hello[..], ignore.buffer.unsent()].concat());
     let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
     assert!(matches!(result, Err(TransportError::Misbehaved(_))));
 }
@@ -192,7 +192,7 @@ fn nothing_of_the_layers_above_passes_before_keys() {
         let hello = client.outgoing().unsent().to_vec();
         let mut early = Outbound::new();
         early.put(message).unwrap();
-        server.received().extend_from_slice(&[&hello[..], early.buffer.unsent()].concat());
+        server.received().put(&[&hello[..], early.buffer.unsent()].concat());
         let mut into = Buffer::default();
         let result = (0..3).try_for_each(|_| server.receive(&mut into).map(drop));
         assert!(matches!(result, Err(TransportError::Misbehaved(_))));
@@ -226,7 +226,7 @@ fn a_peer_that_reads_nothing_is_answered_only_so_far() {
         client.outbound.put(&[9]).unwrap();
         let bytes = client.outgoing().unsent().to_vec();
         client.outgoing().sent(bytes.len());
-        server.received().extend_from_slice(&bytes);
+        server.received().put(&bytes);
         server.receive(&mut into)
     };
     assert_eq!(send_unknown(&mut server).unwrap(), Received::Transport);
