@@ -106,3 +106,4 @@ pub mod splice;
 pub mod transport;
 mod turns;
 pub mod upstream;
+mod wakers;

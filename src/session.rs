@@ -101,17 +101,18 @@ impl SessionRunner {
 
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
-        // Apart, as is the splice: a session is to hold the memory of its opening no longer than that takes.
-        let opening = Box::pin(async {
+        // Apart, as is the splice: a session is to hold the memory of its opening no longer than that takes, and what runs with all that
+        // moves in it is to have nothing else in between.
+        let opening: BoxFuture<'_, _> = Box::pin(async {
             let opening = opening::Opening { runner: &self, subject: &mut subject, started };
             let (downstream, upstream, grant, tape) = opening.run(jump).await?;
             let running = Arc::new(Running::new(subject, grant, typed, started));
-            let splicing = Box::pin(self.splicing(downstream, upstream, &running, tape));
+            let splicing: BoxFuture<'_, _> = Box::pin(self.splicing(downstream, upstream, &running, tape));
             Some((running, splicing))
         });
         let Some((running, splicing)) = opening.await else { return };
         let _entry = self.live.enter(running.clone());
-        running.answering(self.carry(splicing, &running)).await;
+        self.carry(splicing, &running).await;
     }
 
     /// Of a session or forward that was not opened, the log gets the chain, the audit the decision.
@@ -146,8 +147,7 @@ impl SessionRunner {
     }
 
     /// To its end, which is told.
-    async fn carry(&self, mut splice: impl Future<Output = Ended> + Unpin, running: &Running) {
-        let subject = &running.subject;
+    async fn carry(&self, mut splice: BoxFuture<'_, Ended>, running: &Running) {
         // Polled only when it is woken itself, not with all that moves in the session.
         let mut expiry = FuturesUnordered::from_iter([expiry::watch(running, self.config.clock)]);
         let ended = tokio::select! {
@@ -155,6 +155,12 @@ impl SessionRunner {
             ended = &mut splice => ended,
             _ = expiry.next() => splice.await,
         };
+        let telling: BoxFuture<'_, _> = Box::pin(self.tell_end(running, ended));
+        running.answering(telling).await;
+    }
+
+    async fn tell_end(&self, running: &Running, ended: Ended) {
+        let subject = &running.subject;
         tracing::info!(session = ?subject.reference, reason = ended.reason, "session closed");
         let closed = Event::SessionClosed {
             reason: Text::new(ended.reason.as_bytes()),

@@ -12,6 +12,7 @@ use tokio::io::ReadBuf;
 
 use crate::transport::wire::{Reader, put_string, put_u32};
 use crate::transport::{Leg, TransportError, msg};
+use crate::wakers::{leave, wake};
 
 /// Bytes of one message's data that we take, and that we send at the most (RFC 4253, 6.1 asks for as much).
 const MAX_DATA: u32 = 32 * 1024;
@@ -157,6 +158,14 @@ impl Channels {
                 }
                 Ok(None)
             }
+            number => self.take_other(leg, number, reader),
+        }
+    }
+
+    /// What carries no data that anybody takes.
+    #[inline(never)]
+    fn take_other(&mut self, leg: &mut Leg, number: u8, mut reader: Reader<'_>) -> Result<Option<Event>, TransportError> {
+        match number {
             // Clients of several threads say both behind their CLOSE now and then.
             msg::CHANNEL_WINDOW_ADJUST => {
                 let Ok(channel) = find(&mut self.all, reader.u32()?) else { return Ok(None) };
@@ -304,13 +313,14 @@ impl Channels {
             leave(&mut channel.reader, cx);
             return Poll::Pending;
         }
-        let before = buf.filled().len();
-        let (first, second) = channel.received.as_slices();
-        for part in [first, second] {
-            buf.put_slice(part.get(..part.len().min(buf.remaining())).unwrap_or_default());
+        // Of a ring that goes round the end, the rest is for the next read.
+        let (first, _) = channel.received.as_slices();
+        let n = first.len().min(buf.remaining());
+        buf.put_slice(first.get(..n).unwrap_or_default());
+        match n == channel.received.len() {
+            true => channel.received.clear(),
+            false => drop(channel.received.drain(..n)),
         }
-        let n = buf.filled().len() - before;
-        channel.received.drain(..n);
         channel.taken += u32::try_from(n).unwrap_or(u32::MAX);
         Poll::Ready(channel.owes(self.window))
     }
@@ -427,19 +437,6 @@ impl Channels {
 fn find(all: &mut BTreeMap<u32, Channel>, number: u32) -> Result<&mut Channel, TransportError> {
     let channel = all.get_mut(&number).filter(|channel| channel.is_confirmed && !channel.closed);
     channel.ok_or(TransportError::Misbehaved("a message came for a channel that is not open"))
-}
-
-/// Leaves the waker of the task that runs.
-pub(super) fn leave(place: &mut Option<Waker>, cx: &Context<'_>) {
-    if place.as_ref().is_none_or(|left| !left.will_wake(cx.waker())) {
-        *place = Some(cx.waker().clone());
-    }
-}
-
-fn wake(place: &mut Option<Waker>) {
-    if let Some(waker) = place.take() {
-        waker.wake();
-    }
 }
 
 fn refusal(theirs: u32, reason: u32, text: &str) -> Vec<u8> {

@@ -5,6 +5,7 @@ mod acceptor;
 mod admission;
 mod attempts;
 mod authorized_keys;
+mod beside;
 mod certificate;
 mod channels;
 mod client;

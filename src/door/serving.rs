@@ -1,18 +1,17 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
+use super::beside::{Beside, Woken};
 use super::channels::{Event, Kind, Request, reason};
 use super::closing::DRAINING;
 use super::commands::SessionChannels;
@@ -50,14 +49,6 @@ enum Slots {
     Refusal(#[expect(dead_code, reason = "held for its drop")] TallyPermit<()>),
 }
 
-/// What a connection's task wakes up to besides the connection itself.
-enum Beside {
-    Tick,
-    Stop,
-}
-
-type Waiting = Pin<Box<dyn Future<Output = Beside> + Send>>;
-
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Serving<S> {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -84,27 +75,27 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Serving<S> {
     }
 
     async fn serve(&mut self) -> Result<(), TransportError> {
-        let tick = |after| -> Waiting { Box::pin(sleep(after).map(|()| Beside::Tick)) };
-        let stop = self.outer.end.clone().cancelled_owned().map(|()| Beside::Stop);
-        // Polled only when they are woken themselves, not with all that moves.
-        let mut beside = FuturesUnordered::from_iter([tick(TICK), Box::pin(stop) as Waiting]);
         let wire = self.wire.clone();
+        let mut beside = Beside::new(self.outer.end.clone(), Instant::now() + TICK);
         loop {
-            let next = poll_fn(|cx| match beside.poll_next_unpin(cx) {
-                Poll::Ready(Some(beside)) => Poll::Ready(Err(beside)),
-                _ => wire.poll_event(cx).map(Ok),
+            let next = poll_fn(|cx| match wire.poll_event(cx) {
+                Poll::Ready(event) => Poll::Ready(Ok(event)),
+                Poll::Pending => beside.poll(cx).map(Err),
             });
             match next.await {
                 Ok(event) => self.take(event?),
-                Err(Beside::Stop) => return Ok(()),
-                Err(Beside::Tick) => {
-                    let moved = wire.look(Instant::now(), KeyLimits::default())?;
-                    beside.push(tick(if moved { TICK } else { IDLE_TICK }));
+                Err(Woken::Stop) => return Ok(()),
+                Err(Woken::Tick) => {
+                    let now = Instant::now();
+                    let moved = wire.look(now, KeyLimits::default())?;
+                    beside.set_tick(now + if moved { TICK } else { IDLE_TICK });
                 }
             }
         }
     }
 
+    /// Not a part of what moves bytes, which is to be small.
+    #[inline(never)]
     fn take(&mut self, event: Event) {
         match event {
             Event::Open { channel, kind: Kind::DirectTcpip { host, port }, is_crowded } => self.open(channel, &host, port, is_crowded),

@@ -6,9 +6,10 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::channels::{Channels, Event, HIGH_WATER, leave};
+use super::channels::{Channels, Event, HIGH_WATER};
 use crate::transport::{Buffer, Connection, Filled, KeyClock, KeyLimits, Leg, Received, TransportError, msg};
 use crate::turns::{self, LastTurn};
+use crate::wakers::leave;
 
 #[cfg(test)]
 mod tests;
@@ -184,6 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Looks after the keys, and gives memory back that nothing came for since the last look; whether something did.
+    #[cold]
     pub(super) fn look(&self, now: Instant, limits: KeyLimits) -> Result<bool, TransportError> {
         let inner = &mut *self.lock();
         let Some(connection) = &mut inner.connection else { return Err(TransportError::Closed) };

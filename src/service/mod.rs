@@ -29,6 +29,7 @@ pub use process::harden;
 pub use sockets::Sockets;
 
 use crate::audit::{Audit, AuditError};
+use crate::broker::BoxFuture;
 use crate::door::DoorError;
 use crate::gse::ClientError;
 use crate::keys::{Keys, KeysError};
@@ -75,7 +76,12 @@ pub struct Start {
 }
 
 /// Runs the daemon: until SIGTERM or SIGINT, or until another process has taken over, and then to the end of the sessions.
-pub async fn serve(start: Start) -> Result<(), ServiceError> {
+pub fn serve(start: Start) -> BoxFuture<'static, Result<(), ServiceError>> {
+    // Boxed here, so that what it awaits is compiled once, in this crate, and not a second time for the program.
+    Box::pin(run(start))
+}
+
+async fn run(start: Start) -> Result<(), ServiceError> {
     let Start { settings, file, invocation, mut sockets, predecessor } = start;
     panics::tell_without_payload();
     process::keep_freed_memory();

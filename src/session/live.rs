@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -74,14 +73,9 @@ impl Running {
         self.granted.subscribe()
     }
 
-    /// Does the session's work, all of it in one task, and answers as long as that turns: also when what it carried has ended, and it waits
-    /// for its recording or the audit to take the end. A slow disk is no reason to end a broker.
+    /// Does a part of the session's work; see [`Orders::answering`].
     pub(super) fn answering<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = T> {
-        let (orders, mut work) = (self.orders(), Box::pin(work));
-        poll_fn(move |cx| {
-            let _ = orders.poll(cx);
-            work.as_mut().poll(cx)
-        })
+        self.orders().answering(work)
     }
 
     /// Asks it whether it still runs.
@@ -130,6 +124,8 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
     use crate::access::{Code, GrantRule, RecordMode, Recording, samples};
 

@@ -91,23 +91,39 @@ impl Gate {
         asked.into_iter().all(|(capability, asked)| !asked || grant.allows(capability))
     }
 
+    /// Whether a message passes without a look: what carries bulk, but for the beginnings of forwards.
+    pub(super) fn passes(&self, message: &[u8]) -> bool {
+        matches!(message.first(), Some(&(msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA))) && self.nested.is_empty()
+    }
+
     /// Judges a message on its way, and changes it in place where it must not pass as it is.
     pub fn judge(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
-        let verdict = match message.first().copied() {
-            // What carries bulk passes without a look, but for the beginnings of forwards.
-            Some(msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA) => {
-                let verdict = self.nested.data(direction, message, self.grant.allows(Capability::NestedSsh));
-                if let Verdict::Refused(refusal) = &verdict {
-                    self.notice(&format!("ssh-broker: {}", refusal.reason));
-                    self.debug(refusal.reason);
-                }
-                return verdict;
-            }
+        match message.first().copied() {
+            _ if self.passes(message) => Verdict::Pass,
+            Some(msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA) => self.judge_data(direction, message),
             // Authentication is over: what still speaks of it ends here (RFC 4252, 5.3).
-            Some(number) if number < msg::FIRST_CONNECTION => return Verdict::Drop,
-            Some(msg::CHANNEL_OPEN_CONFIRMATION | msg::CHANNEL_OPEN_FAILURE) if direction == Direction::Down => self.answered(message),
-            Some(_) => self.permit(direction, message),
-            None => return Verdict::Pass,
+            Some(number) if number < msg::FIRST_CONNECTION => Verdict::Drop,
+            Some(number) => self.judge_other(direction, number, message),
+            None => Verdict::Pass,
+        }
+    }
+
+    #[inline(never)]
+    fn judge_data(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
+        let verdict = self.nested.data(direction, message, self.grant.allows(Capability::NestedSsh));
+        if let Verdict::Refused(refusal) = &verdict {
+            self.notice(&format!("ssh-broker: {}", refusal.reason));
+            self.debug(refusal.reason);
+        }
+        verdict
+    }
+
+    /// What carries no data.
+    #[inline(never)]
+    fn judge_other(&mut self, direction: Direction, number: u8, message: &mut [u8]) -> Verdict {
+        let verdict = match number {
+            msg::CHANNEL_OPEN_CONFIRMATION | msg::CHANNEL_OPEN_FAILURE if direction == Direction::Down => self.answered(message),
+            _ => self.permit(direction, message),
         };
         self.nested.follow(direction, message);
         self.notices.pass(direction, message);

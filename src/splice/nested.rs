@@ -75,11 +75,13 @@ impl Nested {
         self.streams.iter().any(|stream| stream.marked)
     }
 
+    /// Whether no stream is looked at.
+    pub(super) fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
     /// Judges data on its way and overwrites it where it must not pass.
     pub(super) fn data(&mut self, direction: Direction, message: &mut [u8], is_allowed: bool) -> Verdict {
-        if self.streams.is_empty() {
-            return Verdict::Pass;
-        }
         let mut reader = Reader::new(message);
         let (Ok(number), Ok(recipient)) = (reader.u8(), reader.u32()) else { return Verdict::Pass };
         let Some(stream) = self.streams.recipient(direction, recipient).filter(|stream| !stream.marked) else { return Verdict::Pass };

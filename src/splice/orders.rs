@@ -1,12 +1,11 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
-use futures_util::task::AtomicWaker;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::access::Grant;
+use crate::wakers::leave;
 
 /// Notices that wait for a session to run again; more at once are dropped.
 const MAX_NOTICES: usize = 8;
@@ -19,11 +18,18 @@ pub struct Orders(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    waker: AtomicWaker,
-    /// In a place of its own: most often there is nothing, and a session looks with all that moves.
-    given: Mutex<Option<Box<Given>>>,
+    /// Something was ordered or asked since the session looked last. It stands alone: a session looks at it with all that moves.
+    is_new: AtomicBool,
     asked: AtomicU64,
     answered: AtomicU64,
+    desk: Mutex<Desk>,
+}
+
+#[derive(Default)]
+struct Desk {
+    /// Stays when it is used: the session leaves it once.
+    waker: Option<Waker>,
+    given: Option<Box<Given>>,
 }
 
 /// What was ordered since the session looked last.
@@ -66,7 +72,7 @@ impl Orders {
     /// Asks the session whether it still runs.
     pub fn ask(&self, round: u64) {
         self.0.asked.store(round, Ordering::Relaxed);
-        self.0.waker.wake();
+        self.tell(&self.desk());
     }
 
     /// The last round that it answered.
@@ -90,6 +96,16 @@ impl Orders {
         poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// Does a part of a session's work, and answers as long as that turns: also when what it carried has ended, and it waits for its
+    /// recording or the audit to take the end. A slow disk is no reason to end a broker.
+    pub(crate) fn answering<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        let mut work = Box::pin(work);
+        poll_fn(move |cx| {
+            let _ = self.poll(cx);
+            work.as_mut().poll(cx)
+        })
+    }
+
     /// The farewell, once there is one; all else stays.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Farewell> {
         self.look(cx, |given| given.as_ref().and_then(|given| given.farewell.clone()).map_or(Poll::Pending, Poll::Ready))
@@ -100,21 +116,72 @@ impl Orders {
         self.look(cx, Option::take)
     }
 
+    /// For the session, when it has left this waker: whether there is something to take or to answer.
+    pub(super) fn has_news(&self) -> bool {
+        self.0.is_new.load(Ordering::Acquire)
+    }
+
     fn give(&self, give: impl FnOnce(&mut Given)) {
-        give(self.0.given.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
-        self.0.waker.wake();
+        let mut desk = self.desk();
+        give(desk.given.get_or_insert_default());
+        self.tell(&desk);
+    }
+
+    fn tell(&self, desk: &Desk) {
+        self.0.is_new.store(true, Ordering::Release);
+        desk.waker.iter().for_each(Waker::wake_by_ref);
     }
 
     #[cfg(test)]
     pub(crate) fn notices(&self) -> VecDeque<String> {
-        let mut given = self.0.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.as_mut().map(|given| std::mem::take(&mut given.notices)).unwrap_or_default()
+        self.desk().given.as_mut().map(|given| std::mem::take(&mut given.notices)).unwrap_or_default()
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Also leaves the waker, and answers who asked.
     fn look<T>(&self, cx: &Context<'_>, see: impl FnOnce(&mut Option<Box<Given>>) -> T) -> T {
-        self.0.waker.register(cx.waker());
+        let mut desk = self.desk();
+        leave(&mut desk.waker, cx);
+        self.0.is_new.store(false, Ordering::Relaxed);
         self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
-        see(&mut self.0.given.lock().unwrap_or_else(PoisonError::into_inner))
+        see(&mut desk.given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_question_and_every_order_wakes_the_session_and_is_news_until_it_looks() {
+        let orders = Orders::default();
+        let session = tokio::spawn({
+            let orders = orders.clone();
+            async move {
+                let mut lines = Vec::new();
+                while lines.len() < 3 {
+                    let notices = poll_fn(|cx| match orders.take(cx) {
+                        Some(given) => Poll::Ready(given.notices),
+                        None => Poll::Pending,
+                    });
+                    lines.extend(notices.await);
+                }
+                lines
+            }
+        });
+        for round in 1..4 {
+            tokio::task::yield_now().await;
+            assert!(!orders.has_news());
+            orders.ask(round);
+            assert!(orders.has_news() && orders.answered() < round);
+            while orders.answered() < round {
+                tokio::task::yield_now().await;
+            }
+            orders.notice(&format!("line {round}"));
+        }
+        assert_eq!(session.await.unwrap(), ["line 1", "line 2", "line 3"]);
     }
 }

@@ -1,7 +1,6 @@
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,6 +16,7 @@ use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
 use crate::transport::{Connection, Filled, IDLE_TICK, KeyClock, KeyLimits, Leg, Received, TICK, TransportError, msg};
 use crate::turns::{self, LastTurn};
+use crate::wakers::leave;
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
@@ -73,6 +73,10 @@ pub struct Splice<D, U> {
     /// How far the messages of each side came, up and down.
     reached: (Moved, Moved),
     last_turn: LastTurn,
+    /// The way that something is to be expected on: an answer mostly follows what it answers.
+    comes_next: Direction,
+    /// What orders and the tick have.
+    waker: Option<Waker>,
     /// Whether anything moved since the last tick.
     moved: bool,
     /// Nothing has moved for a whole tick, nor since.
@@ -81,8 +85,8 @@ pub struct Splice<D, U> {
 
 impl<D, U> Splice<D, U>
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
         Self {
@@ -99,6 +103,8 @@ where
             // What the handshakes left comes before what is read.
             reached: (Moved::Blocked, Moved::Blocked),
             last_turn: LastTurn::default(),
+            comes_next: Direction::Up,
+            waker: None,
             moved: true,
             rests: false,
         }
@@ -127,20 +133,30 @@ where
     async fn run_to_its_end(mut self: Box<Self>) -> Ended {
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
         let end = poll_fn(|cx| self.poll_run(cx, tick.as_mut())).await;
+        let ending: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(self.wind_up(end));
+        ending.await
+    }
+
+    /// What is still to be said, written and told.
+    async fn wind_up(mut self: Box<Self>, end: End) -> Ended {
+        let orders = self.orders.clone();
         let reason = self.say_goodbye(&end);
-        let linger = poll_fn(|cx| {
-            let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
-            if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let _ = tokio::time::timeout(self.limits.linger, linger).await;
-        self.tap.end();
-        let mut events = std::mem::take(&mut self.tap.events);
-        if let Some(tape) = self.tap.tape.take() {
-            events.extend(tape.finish().await);
-        }
-        for event in events {
-            self.audit.tell(&self.subject, event, "the end of a channel").await;
-        }
+        let told = async {
+            let linger = poll_fn(|cx| {
+                let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
+                if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+            });
+            let _ = tokio::time::timeout(self.limits.linger, linger).await;
+            self.tap.end();
+            let mut events = std::mem::take(&mut self.tap.events);
+            if let Some(tape) = self.tap.tape.take() {
+                events.extend(tape.finish().await);
+            }
+            for event in events {
+                self.audit.tell(&self.subject, event, "the end of a channel").await;
+            }
+        };
+        orders.answering(told).await;
         Ended { reason, bytes_up: self.tap.bytes_up, bytes_down: self.tap.bytes_down }
     }
 
@@ -189,40 +205,33 @@ where
         Poll::Pending
     }
 
-    /// One round: bytes in, messages across, events out, bytes out. `false` when every source was found empty and has our waker.
+    /// One round each way. `false` when every source was found empty and has our waker.
     fn poll_once(&mut self, cx: &mut Context<'_>, tick: Pin<&mut Sleep>) -> Result<bool, End> {
-        let notices = match self.orders.take(cx) {
-            Some(given) => self.heed(*given)?,
-            None => VecDeque::new(),
-        };
-        let room = self.room();
-        let reads = (room.0 && self.reached.0 == Moved::All, room.1 && self.reached.1 == Moved::All);
-        let up = if reads.0 { read_more(&mut self.downstream, cx).map_err(End::Operator)? } else { None };
-        let down = if reads.1 { read_more(&mut self.upstream, cx).map_err(End::Instance)? } else { None };
-        let Self { downstream, upstream, gate, tap, manners, .. } = self;
-        for text in notices {
-            gate.notice(&text);
-            say(gate, &mut downstream.leg)?;
+        let waits = leave(&mut self.waker, cx);
+        if !waits || self.orders.has_news() {
+            self.heed(cx)?;
         }
-        self.reached.0 = move_messages(Direction::Up, downstream, upstream, manners.1, gate, tap)?;
-        self.reached.1 = move_messages(Direction::Down, upstream, downstream, manners.0, gate, tap)?;
-        // Behind the messages: what stays is then what the recorder and the audit have our waker for.
-        self.poll_tape(cx)?;
-        let told = self.poll_events(cx)?;
-        let Self { downstream, upstream, .. } = self;
-        for (leg, blame) in [(&mut downstream.leg, End::Operator as Blame), (&mut upstream.leg, End::Instance)] {
+        let (up, down) = match self.comes_next {
+            Direction::Up => {
+                let up = self.go_up(cx)?;
+                (up, self.go_down(cx)?)
+            }
+            Direction::Down => {
+                let down = self.go_down(cx)?;
+                (self.go_up(cx)?, down)
+            }
+        };
+        if !waits || tick.is_elapsed() {
+            self.poll_tick(cx, tick)?;
+        }
+        for (leg, blame) in [(&mut self.downstream.leg, End::Operator as Blame), (&mut self.upstream.leg, End::Instance)] {
             if leg.wants_rekey() {
                 leg.start_kex().map_err(blame)?;
             }
         }
-        self.poll_tick(cx, tick)?;
-        // What one side still has to be sent is no reason to leave the other unread; errors of writing end the session all the same.
-        if let Poll::Ready(Err(error)) = self.upstream.poll_drain(cx) {
-            return Err(End::Instance(error));
-        }
-        if let Poll::Ready(Err(error)) = self.downstream.poll_drain(cx) {
-            return Err(End::Operator(error));
-        }
+        // What was put there for another reason than to be passed on.
+        self.drain_up(cx)?;
+        self.drain_down(cx)?;
         // A side that stopped for want of room goes on when the writes above have made some; one that was not read is read then.
         let (room, tap_has_room) = (self.room(), self.tap.has_room());
         let goes_on = |has_room: bool, reached: Moved, was_read: bool| {
@@ -232,12 +241,51 @@ where
                     Moved::All => !was_read,
                 }
         };
-        let goes_on = goes_on(room.0, self.reached.0, reads.0) || goes_on(room.1, self.reached.1, reads.1);
-        let again = [up, down].contains(&Some(Filled::Some)) || told || goes_on;
-        if again || up.or(down).is_some() {
+        let goes_on = goes_on(room.0, self.reached.0, up.was_read) || goes_on(room.1, self.reached.1, down.was_read);
+        let again = [up.filled, down.filled].contains(&Some(Filled::Some)) || up.told || down.told || goes_on;
+        match (up.filled, down.filled) {
+            (Some(_), None) => self.comes_next = Direction::Down,
+            (None, Some(_)) => self.comes_next = Direction::Up,
+            _ => {}
+        }
+        if again || up.filled.or(down.filled).is_some() {
             (self.moved, self.rests) = (true, false);
         }
         Ok(again)
+    }
+
+    /// Bytes in, messages across, events out, bytes out.
+    #[inline(never)]
+    fn go_up(&mut self, cx: &mut Context<'_>) -> Result<Went, End> {
+        let Self { downstream, upstream, reached, manners, gate, tap, .. } = self;
+        let read = read_and_move(Direction::Up, (downstream, upstream), &mut reached.0, manners.1, gate, tap, cx)?;
+        let told = self.tell(cx)?;
+        self.drain_up(cx)?;
+        Ok(Went { told, ..read })
+    }
+
+    #[inline(never)]
+    fn go_down(&mut self, cx: &mut Context<'_>) -> Result<Went, End> {
+        let Self { downstream, upstream, reached, manners, gate, tap, .. } = self;
+        let read = read_and_move(Direction::Down, (upstream, downstream), &mut reached.1, manners.0, gate, tap, cx)?;
+        let told = self.tell(cx)?;
+        self.drain_down(cx)?;
+        Ok(Went { told, ..read })
+    }
+
+    /// What one side still has to be sent is no reason to leave the other unread; errors of writing end the session all the same.
+    fn drain_up(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        match self.upstream.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Err(End::Instance(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn drain_down(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        match self.downstream.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Err(End::Operator(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is room for more messages up, and down.
@@ -246,6 +294,15 @@ where
         (has_room(operators, instances.waiting()), has_room(instances, operators.waiting()))
     }
 
+    /// Behind the messages: what stays is then what the recorder and the audit have our waker for. Whether it makes room for more.
+    fn tell(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.tap.tape.is_some() {
+            self.poll_tape(cx)?;
+        }
+        Ok(!self.tap.events.is_empty() && self.poll_events(cx)?)
+    }
+
+    #[inline(never)]
     fn poll_tape(&mut self, cx: &Context<'_>) -> Result<(), End> {
         let Some(lost) = self.tap.tape.as_mut().and_then(|tape| tape.poll(cx).err()) else { return Ok(()) };
         let Lost { event, sentence, reason } = *lost;
@@ -256,16 +313,22 @@ where
         }
     }
 
-    /// Does what was ordered; what is to be shown comes behind what is read.
-    fn heed(&mut self, given: Given) -> Result<VecDeque<String>, End> {
-        let Given { farewell, notices, regrant } = given;
+    /// Does what was ordered.
+    #[cold]
+    fn heed(&mut self, cx: &Context<'_>) -> Result<(), End> {
+        let Some(given) = self.orders.take(cx) else { return Ok(()) };
+        let Given { farewell, notices, regrant } = *given;
         if let Some(farewell) = farewell {
             return Err(End::Broker(farewell));
         }
         if let Some(Regrant { grant, farewell }) = regrant {
             self.regrant(grant, farewell)?;
         }
-        Ok(notices)
+        for text in notices {
+            self.gate.notice(&text);
+            say(&mut self.gate, &mut self.downstream.leg)?;
+        }
+        Ok(())
     }
 
     fn regrant(&mut self, grant: Grant, farewell: Farewell) -> Result<(), End> {
@@ -276,6 +339,7 @@ where
         Ok(())
     }
 
+    #[inline(never)]
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let was_full = self.tap.events.len() >= MAX_EVENTS;
         while !self.tap.events.is_empty() {
@@ -292,6 +356,7 @@ where
         Ok(was_full && self.tap.events.len() < MAX_EVENTS)
     }
 
+    #[cold]
     fn poll_tick(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Result<(), End> {
         while tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -328,6 +393,38 @@ enum Moved {
     Blocked,
 }
 
+/// One way of a round.
+#[derive(Default)]
+struct Went {
+    was_read: bool,
+    filled: Option<Filled>,
+    /// Whether the audit has taken what there was no room for any more.
+    told: bool,
+}
+
+fn read_and_move<A, B>(
+    direction: Direction,
+    (from, to): (&mut Connection<A>, &mut Connection<B>),
+    reached: &mut Moved,
+    manners: Manners,
+    gate: &mut Gate,
+    tap: &mut Tap,
+    cx: &mut Context<'_>,
+) -> Result<Went, End>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut went = Went { was_read: *reached == Moved::All && has_room(&from.leg, to.leg.waiting()), ..Went::default() };
+    if went.was_read {
+        went.filled = read_more(from, cx).map_err(|error| match direction {
+            Direction::Up => End::Operator(error),
+            Direction::Down => End::Instance(error),
+        })?;
+    }
+    *reached = move_messages(direction, from, to, manners, gate, tap)?;
+    Ok(went)
+}
+
 /// Takes what has come from one side to the other, of which `manners` tells. Each message is opened where it will be sealed: it is never
 /// copied.
 fn move_messages<A, B>(
@@ -356,24 +453,14 @@ fn move_messages<A, B>(
                     to.leg.outgoing().truncate(start);
                     continue;
                 }
-                match gate.judge(direction, message) {
-                    Verdict::Pass => tap.observe(direction, message, None).map_err(from_end)?,
-                    Verdict::Refused(refusal) => tap.observe(direction, message, Some(&refusal)).map_err(from_end)?,
-                    Verdict::Marked(event) => {
-                        tap.observe(direction, message, None).map_err(from_end)?;
-                        tap.events.push_back(*event);
-                    }
-                    Verdict::Replaced(instead) => {
-                        tap.observe(direction, message, None).map_err(from_end)?;
-                        to.leg.outgoing().truncate(start);
+                if gate.passes(message) {
+                    tap.observe(direction, message, None).map_err(from_end)?;
+                } else if let Some(instead) = judge(direction, message, gate, tap).map_err(from_end)? {
+                    to.leg.outgoing().truncate(start);
+                    if !instead.is_empty() {
                         to.leg.send(&instead).map_err(to_end)?;
-                        continue;
                     }
-                    Verdict::Drop => {
-                        to.leg.outgoing().truncate(start);
-                        continue;
-                    }
-                    Verdict::Misbehaved(what) => return Err(from_end(TransportError::Misbehaved(what))),
+                    continue;
                 }
                 to.leg.forward(start, len).map_err(to_end)?;
                 if gate.has_words() {
@@ -384,6 +471,22 @@ fn move_messages<A, B>(
         }
     }
     Ok(Moved::Blocked)
+}
+
+/// Lets the gate judge a message, and the tap see it: gives what goes in its place, which may be nothing; `None` when it goes itself.
+#[inline(never)]
+fn judge(direction: Direction, message: &mut [u8], gate: &mut Gate, tap: &mut Tap) -> Result<Option<Vec<u8>>, TransportError> {
+    let (event, instead) = match gate.judge(direction, message) {
+        Verdict::Pass => (None, None),
+        Verdict::Refused(refusal) => return tap.observe(direction, message, Some(&refusal)).map(|()| None),
+        Verdict::Marked(event) => (Some(*event), None),
+        Verdict::Replaced(instead) => (None, Some(instead)),
+        Verdict::Drop => return Ok(Some(Vec::new())),
+        Verdict::Misbehaved(what) => return Err(TransportError::Misbehaved(what)),
+    };
+    tap.observe(direction, message, None)?;
+    tap.events.extend(event);
+    Ok(instead)
 }
 
 /// Sends the operator what the gate has to say, before anything else passes. To one that takes nothing, nothing is said.
@@ -421,8 +524,8 @@ mod tests {
 
     fn splice<D, U>(downstream: Connection<D>, upstream: Connection<U>, allow: &[Capability]) -> Splice<D, U>
     where
-        D: AsyncRead + AsyncWrite + Unpin,
-        U: AsyncRead + AsyncWrite + Unpin,
+        D: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10_000);
         Splice::new(downstream, upstream, Gate::new(grant(allow)), audit, Subject::default(), Limits::default())

@@ -77,9 +77,22 @@ impl Tap {
     /// Reads one message that passes, and what the gate made of it. A message that cannot be read is the peer's to judge.
     pub fn observe(&mut self, direction: Direction, message: &[u8], refusal: Option<&Refusal>) -> Result<(), TransportError> {
         let mut reader = Reader::new(message);
-        let Ok(number) = reader.u8() else { return Ok(()) };
+        match reader.u8() {
+            Ok(number @ (msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA)) => self.data(direction, number, reader),
+            Ok(number) => self.follow(direction, number, message, refusal)?,
+            Err(_) => return Ok(()),
+        }
+        if let Some(refusal) = refusal {
+            self.tell_refused(message, refusal);
+        }
+        Ok(())
+    }
+
+    /// What carries no data.
+    #[inline(never)]
+    fn follow(&mut self, direction: Direction, number: u8, message: &[u8], refusal: Option<&Refusal>) -> Result<(), TransportError> {
+        let reader = Reader::new(message.get(1..).unwrap_or_default());
         match number {
-            msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA => self.data(direction, number, reader),
             msg::CHANNEL_OPEN => self.open(direction, message, refusal)?,
             msg::CHANNEL_OPEN_CONFIRMATION => self.confirmed(direction, reader),
             msg::CHANNEL_OPEN_FAILURE => self.failed(direction, reader),
@@ -87,15 +100,17 @@ impl Tap {
             msg::CHANNEL_CLOSE => self.close(direction, reader),
             _ => {}
         }
-        if let Some(refusal) = refusal {
-            let what = refusal.what.clone().or_else(|| match number {
-                msg::CHANNEL_REQUEST => request_text(message),
-                _ => destination(message),
-            });
-            let kind = Text::new(refusal.kind.as_bytes());
-            self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
-        }
         Ok(())
+    }
+
+    #[cold]
+    fn tell_refused(&mut self, message: &[u8], refusal: &Refusal) {
+        let what = refusal.what.clone().or_else(|| match message.first() {
+            Some(&msg::CHANNEL_REQUEST) => request_text(message),
+            _ => destination(message),
+        });
+        let kind = Text::new(refusal.kind.as_bytes());
+        self.events.push_back(Event::ChannelRefused { kind, what, by: "broker", reason: refusal.reason.into() });
     }
 
     /// Whether the grant allows what the open channels carry. Whether it demands a recording that there is not was asked before it came here.
