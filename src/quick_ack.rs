@@ -7,8 +7,6 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Reads after which a session's handshakes are over.
-const READS: u8 = 40;
 /// How long sent bytes may stay unacknowledged, and how often an idle peer is asked whether it lives.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -16,20 +14,20 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A TCP stream that acknowledges at once while handshakes are under way.
 ///
 /// OpenSSH keeps Nagle's algorithm on until its session starts, so each delayed acknowledgement of ours costs a login 40 ms. The kernel
-/// forgets TCP_QUICKACK by itself (tcp(7)): it is set again at each of the first reads.
+/// forgets TCP_QUICKACK by itself (tcp(7)): it is set again at each of the first reads. Later it costs a packet for each key.
 pub struct QuickAck {
     stream: TcpStream,
     reads: u8,
 }
 
 impl QuickAck {
-    /// Also sets TCP_NODELAY, keepalive probes and TCP_USER_TIMEOUT: a vanished peer ends its session within about a minute.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
+    /// `reads`: how many the handshakes take. Also sets TCP_NODELAY, keepalive probes and TCP_USER_TIMEOUT: a vanished peer ends its session within about a minute.
+    pub fn new(stream: TcpStream, reads: u8) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2))?;
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        Ok(Self { stream, reads: READS })
+        Ok(Self { stream, reads })
     }
 
     fn acknowledge(&mut self) {

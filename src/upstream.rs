@@ -25,6 +25,8 @@ use crate::transport::{
 
 /// An instance that has not offered its algorithms by then, after its version line, waits for ours.
 const KEXINIT_PATIENCE: Duration = Duration::from_secs(1);
+/// Reads that an instance's handshake takes: 9 with OpenSSH, until the operator's shell speaks.
+const HANDSHAKE: u8 = 16;
 /// How the broker names itself to instances. By the first word sshd knows a peer that may be told of the end of writing (`eow@openssh.com`);
 /// without it, an operator who sends to a command that stopped reading would send for ever. An operator's client that is no OpenSSH never
 /// sees it.
@@ -98,7 +100,8 @@ impl Dialer {
                 return Err(stale(unreachable(text)));
             }
         };
-        QuickAck::new(stream).map_err(|error| fresh(unreachable("the instance closed the connection at once".to_owned()).because(error)))
+        QuickAck::new(stream, HANDSHAKE)
+            .map_err(|error| fresh(unreachable("the instance closed the connection at once".to_owned()).because(error)))
     }
 
     /// What may be offered. The keys that are pinned come first, so that an instance with several shows the one we know.

@@ -36,6 +36,9 @@ const VERSION: &str = "SSH-2.0-ssh-broker";
 /// packets costs more than a place.
 const UNPROVEN: u64 = 512 * 1024;
 
+/// Reads that the handshakes take: both of a jump's, 16 with OpenSSH, and some keys that are offered in vain.
+const HANDSHAKES: u8 = 24;
+
 /// After an accept that failed for want of something that others hold.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -196,7 +199,7 @@ impl Acceptor {
         startup: Startup,
     ) -> Result<Option<Serving<QuickAck>>, TransportError> {
         let reached = stream.local_addr()?;
-        let mut stream = QuickAck::new(TcpStream::from_std(stream)?)?;
+        let mut stream = QuickAck::new(TcpStream::from_std(stream)?, HANDSHAKES)?;
         let startup = match startup {
             Startup::From(permit) => permit,
             Startup::Balanced(slot) => match self.introduce(&mut stream, arrival, slot).await? {
