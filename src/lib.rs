@@ -103,7 +103,7 @@ pub mod service;
 pub mod session;
 pub mod settings;
 pub mod splice;
+mod tasks;
 pub mod transport;
 mod turns;
 pub mod upstream;
-mod wakers;

@@ -11,12 +11,12 @@ mod tests;
 mod trail;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::rand;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use ssh_key::{Certificate, PrivateKey};
 
 use self::opening::{Downstream, Upstream};
@@ -26,6 +26,7 @@ use crate::broker::{BoxFuture, Broker, NotOpened};
 use crate::door::{Forward, Jump, Sessions};
 use crate::recording::{Recorder, Tape};
 use crate::splice::{self, Ended, Gate, Splice};
+use crate::tasks::apart;
 use crate::upstream::Dialer;
 
 pub use expiry::Clock;
@@ -101,13 +102,12 @@ impl SessionRunner {
 
     async fn run_session(self: Arc<Self>, jump: Jump, mut subject: Subject) {
         let (started, typed) = (Instant::now(), jump.typed.clone());
-        // Apart, as is the splice: a session is to hold the memory of its opening no longer than that takes, and what runs with all that
-        // moves in it is to have nothing else in between.
-        let opening: BoxFuture<'_, _> = Box::pin(async {
+        // Boxed: a session is to hold the memory of its opening no longer than that takes.
+        let opening = Box::pin(async {
             let opening = opening::Opening { runner: &self, subject: &mut subject, started };
             let (downstream, upstream, grant, tape) = opening.run(jump).await?;
             let running = Arc::new(Running::new(subject, grant, typed, started));
-            let splicing: BoxFuture<'_, _> = Box::pin(self.splicing(downstream, upstream, &running, tape));
+            let splicing = self.splicing(downstream, upstream, &running, tape);
             Some((running, splicing))
         });
         let Some((running, splicing)) = opening.await else { return };
@@ -140,23 +140,21 @@ impl SessionRunner {
         upstream: Upstream,
         running: &Running,
         tape: Option<Tape>,
-    ) -> impl Future<Output = Ended> + use<> {
+    ) -> impl Future<Output = Ended> + Send + use<> {
         let gate = Gate::new(running.grant.clone());
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), running.subject.clone(), self.config.splice);
         splice.with_orders(running.orders()).with_tape(tape).run()
     }
 
     /// To its end, which is told.
-    async fn carry(&self, mut splice: BoxFuture<'_, Ended>, running: &Running) {
-        // Polled only when it is woken itself, not with all that moves in the session.
-        let mut expiry = FuturesUnordered::from_iter([expiry::watch(running, self.config.clock)]);
+    async fn carry(&self, splicing: impl Future<Output = Ended> + Send + 'static, running: &Running) {
+        let mut splice = pin!(apart(splicing));
         let ended = tokio::select! {
             biased;
             ended = &mut splice => ended,
-            _ = expiry.next() => splice.await,
+            () = expiry::watch(running, self.config.clock) => splice.await,
         };
-        let telling: BoxFuture<'_, _> = Box::pin(self.tell_end(running, ended));
-        running.answering(telling).await;
+        running.answering(self.tell_end(running, ended)).await;
     }
 
     async fn tell_end(&self, running: &Running, ended: Ended) {

@@ -25,8 +25,8 @@ use super::serving::Serving;
 use super::turned_away::{Refusal, TurnedAway};
 use super::wire::Wire;
 use crate::audit::{Event, Subject};
-use crate::broker::BoxFuture;
 use crate::quick_ack::QuickAck;
+use crate::tasks::apart;
 use crate::transport::{Connection, HostIdentity, Leg, Preferences, TransportError, msg};
 
 /// How the broker names itself: no product version for attackers to look up.
@@ -139,8 +139,7 @@ impl Acceptor {
         };
         let served = AssertUnwindSafe(self.converse(stream, &arrival, startup)).catch_unwind().await;
         // Boxed, for it would have its place in the future as long as the connection lasts.
-        let concluding: BoxFuture<'_, _> = Box::pin(self.conclude(served, &arrival));
-        concluding.await;
+        Box::pin(self.conclude(served, &arrival)).await;
         // Until here: while the audit takes nothing, those who wait to be told of are no more than the connections there may be.
         drop(connection);
     }
@@ -173,9 +172,8 @@ impl Acceptor {
     }
 
     async fn converse(&self, stream: std::net::TcpStream, arrival: &Arrival, startup: Startup) -> Result<(), TransportError> {
-        // Apart: a connection is to hold the memory of its beginning no longer than that takes, and what runs with all that moves on it is
-        // to have nothing else in between.
-        let serving: BoxFuture<'_, _> = Box::pin(async {
+        // Boxed: a connection is to hold the memory of its beginning no longer than that takes.
+        let serving = Box::pin(async {
             tokio::select! {
                 begun = timeout_at(arrival.deadline, self.begin(stream, arrival, startup)) => {
                     begun.unwrap_or(Err(TransportError::Deadline("the login")))
@@ -184,10 +182,7 @@ impl Acceptor {
             }
         });
         match serving.await? {
-            Some(serving) => {
-                let served: BoxFuture<'_, _> = Box::pin(serving.run());
-                served.await
-            }
+            Some(serving) => apart(serving.run()).await,
             None => Ok(()),
         }
     }

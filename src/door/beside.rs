@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::wakers::leave;
+use crate::tasks::leave;
 
 /// What a connection's task wakes up to besides the connection itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::ReadBuf;
 
+use crate::tasks::{leave, wake};
 use crate::transport::wire::{Reader, put_string, put_u32};
 use crate::transport::{Leg, TransportError, msg};
-use crate::wakers::{leave, wake};
 
 /// Bytes of one message's data that we take, and that we send at the most (RFC 4253, 6.1 asks for as much).
 const MAX_DATA: u32 = 32 * 1024;

@@ -7,9 +7,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::channels::{Channels, Event, HIGH_WATER};
+use crate::tasks::leave;
 use crate::transport::{Buffer, Connection, Filled, KeyClock, KeyLimits, Leg, Received, TransportError, msg};
 use crate::turns::{self, LastTurn};
-use crate::wakers::leave;
 
 #[cfg(test)]
 mod tests;

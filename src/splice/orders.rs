@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::access::Grant;
-use crate::wakers::leave;
+use crate::tasks::leave;
 
 /// Notices that wait for a session to run again; more at once are dropped.
 const MAX_NOTICES: usize = 8;

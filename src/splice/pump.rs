@@ -14,9 +14,9 @@ use super::tap::{MAX_EVENTS, Tap};
 use crate::access::Grant;
 use crate::audit::{Audit, AuditError, Subject, Text};
 use crate::recording::{Lost, Tape};
+use crate::tasks::leave;
 use crate::transport::{Connection, Filled, IDLE_TICK, KeyClock, KeyLimits, Leg, Received, TICK, TransportError, msg};
 use crate::turns::{self, LastTurn};
-use crate::wakers::leave;
 
 /// Bytes that may wait for one peer before the other one is read no further.
 const HIGH_WATER: usize = 256 * 1024;
