@@ -71,6 +71,10 @@
 //! so that the same few buffers, warm in the processor's cache, serve again and again. The main thread listens, and drives what is none of
 //! a session's.
 //!
+//! An operator types slower than a processor forgets: of a key's way nothing is in the caches when it comes, and each line and page that it
+//! touches is waited for. So what moves bytes is apart from what is rare, in functions and tasks of its own (`tasks`), and asks nothing again
+//! that would have woken it.
+//!
 //! # Why our own transport
 //!
 //! Inside, because a library that relays channel by channel has state to get wrong: russh grants window on receipt and then awaits a bounded
