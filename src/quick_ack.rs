@@ -21,7 +21,8 @@ pub struct QuickAck {
 }
 
 impl QuickAck {
-    /// `reads`: how many the handshakes take. Also sets TCP_NODELAY, keepalive probes and TCP_USER_TIMEOUT: a vanished peer ends its session within about a minute.
+    /// `reads`: how many the handshakes take. Also sets TCP_NODELAY, keepalive probes and TCP_USER_TIMEOUT: a vanished peer ends its
+    /// session within about a minute.
     pub fn new(stream: TcpStream, reads: u8) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);

@@ -99,7 +99,6 @@ impl Gate {
     /// Judges a message on its way, and changes it in place where it must not pass as it is.
     pub fn judge(&mut self, direction: Direction, message: &mut [u8]) -> Verdict {
         match message.first().copied() {
-            _ if self.passes(message) => Verdict::Pass,
             Some(msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA) => self.judge_data(direction, message),
             // Authentication is over: what still speaks of it ends here (RFC 4252, 5.3).
             Some(number) if number < msg::FIRST_CONNECTION => Verdict::Drop,

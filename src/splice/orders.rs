@@ -20,7 +20,6 @@ pub struct Orders(Arc<Shared>);
 struct Shared {
     /// Something was ordered or asked since the session looked last. It stands alone: a session looks at it with all that moves.
     is_new: AtomicBool,
-    asked: AtomicU64,
     answered: AtomicU64,
     desk: Mutex<Desk>,
 }
@@ -29,6 +28,7 @@ struct Shared {
 struct Desk {
     /// Stays when it is used: the session leaves it once.
     waker: Option<Waker>,
+    asked: u64,
     given: Option<Box<Given>>,
 }
 
@@ -71,8 +71,9 @@ impl Orders {
 
     /// Asks the session whether it still runs.
     pub fn ask(&self, round: u64) {
-        self.0.asked.store(round, Ordering::Relaxed);
-        self.tell(&self.desk());
+        let mut desk = self.desk();
+        desk.asked = round;
+        self.tell(&desk);
     }
 
     /// The last round that it answered.
@@ -146,7 +147,7 @@ impl Orders {
         let mut desk = self.desk();
         leave(&mut desk.waker, cx);
         self.0.is_new.store(false, Ordering::Relaxed);
-        self.0.answered.store(self.0.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.0.answered.store(desk.asked, Ordering::Relaxed);
         see(&mut desk.given)
     }
 }

@@ -85,8 +85,8 @@ pub struct Splice<D, U> {
 
 impl<D, U> Splice<D, U>
 where
-    D: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
 {
     pub fn new(downstream: Connection<D>, upstream: Connection<U>, gate: Gate, audit: Audit, subject: Subject, limits: Limits) -> Self {
         Self {
@@ -133,30 +133,26 @@ where
     async fn run_to_its_end(mut self: Box<Self>) -> Ended {
         let mut tick = std::pin::pin!(sleep_until(Instant::now() + TICK));
         let end = poll_fn(|cx| self.poll_run(cx, tick.as_mut())).await;
-        let ending: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(self.wind_up(end));
-        ending.await
+        let orders = self.orders.clone();
+        orders.answering(self.wind_up(end)).await
     }
 
     /// What is still to be said, written and told.
     async fn wind_up(mut self: Box<Self>, end: End) -> Ended {
-        let orders = self.orders.clone();
         let reason = self.say_goodbye(&end);
-        let told = async {
-            let linger = poll_fn(|cx| {
-                let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
-                if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-            });
-            let _ = tokio::time::timeout(self.limits.linger, linger).await;
-            self.tap.end();
-            let mut events = std::mem::take(&mut self.tap.events);
-            if let Some(tape) = self.tap.tape.take() {
-                events.extend(tape.finish().await);
-            }
-            for event in events {
-                self.audit.tell(&self.subject, event, "the end of a channel").await;
-            }
-        };
-        orders.answering(told).await;
+        let linger = poll_fn(|cx| {
+            let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
+            if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(self.limits.linger, linger).await;
+        self.tap.end();
+        let mut events = std::mem::take(&mut self.tap.events);
+        if let Some(tape) = self.tap.tape.take() {
+            events.extend(tape.finish().await);
+        }
+        for event in events {
+            self.audit.tell(&self.subject, event, "the end of a channel").await;
+        }
         Ended { reason, bytes_up: self.tap.bytes_up, bytes_down: self.tap.bytes_down }
     }
 
@@ -230,8 +226,8 @@ where
             }
         }
         // What was put there for another reason than to be passed on.
-        self.drain_up(cx)?;
-        self.drain_down(cx)?;
+        drain(&mut self.upstream, End::Instance, cx)?;
+        drain(&mut self.downstream, End::Operator, cx)?;
         // A side that stopped for want of room goes on when the writes above have made some; one that was not read is read then.
         let (room, tap_has_room) = (self.room(), self.tap.has_room());
         let goes_on = |has_room: bool, reached: Moved, was_read: bool| {
@@ -260,7 +256,7 @@ where
         let Self { downstream, upstream, reached, manners, gate, tap, .. } = self;
         let read = read_and_move(Direction::Up, (downstream, upstream), &mut reached.0, manners.1, gate, tap, cx)?;
         let told = self.tell(cx)?;
-        self.drain_up(cx)?;
+        drain(&mut self.upstream, End::Instance, cx)?;
         Ok(Went { told, ..read })
     }
 
@@ -269,23 +265,8 @@ where
         let Self { downstream, upstream, reached, manners, gate, tap, .. } = self;
         let read = read_and_move(Direction::Down, (upstream, downstream), &mut reached.1, manners.0, gate, tap, cx)?;
         let told = self.tell(cx)?;
-        self.drain_down(cx)?;
+        drain(&mut self.downstream, End::Operator, cx)?;
         Ok(Went { told, ..read })
-    }
-
-    /// What one side still has to be sent is no reason to leave the other unread; errors of writing end the session all the same.
-    fn drain_up(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        match self.upstream.poll_drain(cx) {
-            Poll::Ready(Err(error)) => Err(End::Instance(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn drain_down(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        match self.downstream.poll_drain(cx) {
-            Poll::Ready(Err(error)) => Err(End::Operator(error)),
-            _ => Ok(()),
-        }
     }
 
     /// Whether there is room for more messages up, and down.
@@ -414,12 +395,10 @@ fn read_and_move<A, B>(
 where
     A: AsyncRead + AsyncWrite + Unpin,
 {
+    let (blame, _) = ends(direction);
     let mut went = Went { was_read: *reached == Moved::All && has_room(&from.leg, to.leg.waiting()), ..Went::default() };
     if went.was_read {
-        went.filled = read_more(from, cx).map_err(|error| match direction {
-            Direction::Up => End::Operator(error),
-            Direction::Down => End::Instance(error),
-        })?;
+        went.filled = read_more(from, cx).map_err(blame)?;
     }
     *reached = move_messages(direction, from, to, manners, gate, tap)?;
     Ok(went)
@@ -435,10 +414,7 @@ fn move_messages<A, B>(
     gate: &mut Gate,
     tap: &mut Tap,
 ) -> Result<Moved, End> {
-    let (from_end, to_end): (Blame, Blame) = match direction {
-        Direction::Up => (End::Operator, End::Instance),
-        Direction::Down => (End::Instance, End::Operator),
-    };
+    let (from_end, to_end) = ends(direction);
     while has_room(&from.leg, to.leg.waiting()) && tap.has_room() {
         match from.leg.receive(to.leg.outgoing()).map_err(from_end)? {
             Received::NeedMore => return Ok(Moved::All),
@@ -499,6 +475,22 @@ fn say(gate: &mut Gate, operators: &mut Leg) -> Result<(), End> {
     Ok(())
 }
 
+/// Whose ends the errors of a way are: of where messages come from, and of where they go.
+fn ends(direction: Direction) -> (Blame, Blame) {
+    match direction {
+        Direction::Up => (End::Operator, End::Instance),
+        Direction::Down => (End::Instance, End::Operator),
+    }
+}
+
+/// What one side still has to be sent is no reason to leave the other unread; errors of writing end the session all the same.
+fn drain<S: AsyncRead + AsyncWrite + Unpin>(to: &mut Connection<S>, blame: Blame, cx: &mut Context<'_>) -> Result<(), End> {
+    match to.poll_drain(cx) {
+        Poll::Ready(Err(error)) => Err(blame(error)),
+        _ => Ok(()),
+    }
+}
+
 /// What came; `None` when nothing did. A side that has closed is an end.
 fn read_more<S: AsyncRead + AsyncWrite + Unpin>(from: &mut Connection<S>, cx: &mut Context<'_>) -> Result<Option<Filled>, TransportError> {
     match from.poll_fill(cx)? {
@@ -524,8 +516,8 @@ mod tests {
 
     fn splice<D, U>(downstream: Connection<D>, upstream: Connection<U>, allow: &[Capability]) -> Splice<D, U>
     where
-        D: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        U: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        D: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
     {
         let (audit, _writer) = Audit::with_sink(Box::new(std::io::sink()), 10_000);
         Splice::new(downstream, upstream, Gate::new(grant(allow)), audit, Subject::default(), Limits::default())
