@@ -27,7 +27,7 @@ const HIGHEST_WATER: usize = 8 * 1024 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub keys: KeyLimits,
-    /// What is still to be written when one side has ended.
+    /// What is still to be written when one side has ended, and for the operator to close when told of it.
     pub linger: Duration,
 }
 
@@ -140,10 +140,15 @@ where
     /// What is still to be said, written and told.
     async fn wind_up(mut self: Box<Self>, end: End) -> Ended {
         let reason = self.say_goodbye(&end);
-        let linger = poll_fn(|cx| {
-            let (down, up) = (self.downstream.poll_drain(cx), self.upstream.poll_drain(cx));
-            if down.is_ready() && up.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-        });
+        let (downstream, upstream) = (&mut self.downstream, &mut self.upstream);
+        let operators = async {
+            match end {
+                End::Operator(_) => downstream.drain().await,
+                // A client that still writes finds its stream closed before it reads why.
+                _ => downstream.part().await,
+            }
+        };
+        let linger = async { tokio::join!(operators, upstream.drain()) };
         let _ = tokio::time::timeout(self.limits.linger, linger).await;
         self.tap.end();
         let mut events = std::mem::take(&mut self.tap.events);
@@ -614,7 +619,12 @@ mod tests {
         };
         assert_eq!(heard(operator.next().await.unwrap_err()), "ssh-broker: ins-a: over");
         assert_eq!(heard(instance.next().await.unwrap_err()), "ended by the broker");
-        drop((operator, instance));
+        drop(instance);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        operator.leg.send(&request("exec", b"id")).unwrap();
+        operator.drain().await.expect("the stream stays until the operator has read why");
+        assert!(!splice.is_finished());
+        drop(operator);
         assert_eq!(splice.await.unwrap().reason, "hours");
     }
 
