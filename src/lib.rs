@@ -39,7 +39,7 @@
 //! | [`door`] | edge, the only thing that an unauthenticated peer reaches: admission, proof, channels; its seam is [`door::Jump`] |
 //! | [`transport`] | RFC 4253 for all three legs, RFC 4252 for the two inner ones, sans I/O, with a thin driver |
 //! | [`splice`] | pump, gate (with nested SSH, notices) and tap |
-//! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket |
+//! | [`upstream`], [`pins`], [`quick_ack`] | the way to an instance; host keys by instance id; the socket (`gather`: read at intervals) |
 //! | [`session`] | one operator on one target: the two legs side by side, then the splice; raw TCP to another port; the end of either by time |
 //! | [`commands`] | what an operator says to the broker itself, as `ssh broker ls`; the door calls it through [`door::Commands`] |
 //! | [`audit`] | events as JSON lines |
@@ -97,6 +97,7 @@ pub mod door;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 pub mod gse;
 pub mod keys;
 pub mod manual;

@@ -7,6 +7,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::gather::Gather;
+
 /// How long sent bytes may stay unacknowledged, and how often an idle peer is asked whether it lives.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -16,7 +18,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// OpenSSH keeps Nagle's algorithm on until its session starts, so each delayed acknowledgement of ours costs a login 40 ms. The kernel
 /// forgets TCP_QUICKACK by itself (tcp(7)): it is set again at each of the first reads. Later it costs a packet for each key.
 pub struct QuickAck {
-    stream: TcpStream,
+    stream: Gather,
     reads: u8,
 }
 
@@ -28,14 +30,21 @@ impl QuickAck {
         let socket = SockRef::from(&stream);
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(2))?;
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        Ok(Self { stream, reads })
+        Ok(Self { stream: Gather::new(stream), reads })
+    }
+
+    /// From now on small pieces may be read together when many come.
+    pub fn gather(&mut self) {
+        self.stream.allow();
     }
 
     fn acknowledge(&mut self) {
-        if self.reads > 0 {
+        if self.reads > 0
+            && let Some(stream) = self.stream.watched()
+        {
             self.reads -= 1;
             // A hint to the kernel: without it the login is slower, nothing else.
-            let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+            let _ = SockRef::from(stream).set_tcp_quickack(true);
         }
     }
 }
@@ -53,14 +62,6 @@ impl AsyncRead for QuickAck {
 impl AsyncWrite for QuickAck {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

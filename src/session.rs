@@ -137,10 +137,14 @@ impl SessionRunner {
     fn splicing(
         &self,
         downstream: Downstream,
-        upstream: Upstream,
+        mut upstream: Upstream,
         running: &Running,
         tape: Option<Tape>,
     ) -> impl Future<Output = Ended> + Send + use<> {
+        // A recording tells what comes within 10 ms as one event. What is not recorded passes as it comes.
+        if tape.is_some() {
+            upstream.stream().gather();
+        }
         let gate = Gate::new(running.grant.clone());
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), running.subject.clone(), self.config.splice);
         splice.with_orders(running.orders()).with_tape(tape).run()

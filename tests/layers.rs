@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("broker", &["access"]),
-    ("quick_ack", &[]),
+    ("gather", &[]),
+    ("quick_ack", &["gather"]),
     ("turns", &[]),
     ("tasks", &[]),
     ("transport", &["access"]),

@@ -42,8 +42,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self { leg, stream, scratch: Buffer::default(), ask: FIRST_READ, left: u64::MAX, is_flushed: true, broken: None }
     }
 
-    pub fn stream(&self) -> &S {
-        &self.stream
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// So much may be read from now on; more is an error.

@@ -1,0 +1,368 @@
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// What is in a hurry for its bytes, though they come in small pieces: no more than this ...
+const MUCH: usize = 64 * 1024;
+/// ... within this time.
+const SHORTLY: Duration = Duration::from_millis(10);
+/// Pieces that are larger cost little as they come.
+const LARGE: usize = 16 * 1024;
+/// How long pieces are gathered. The timers' own steps add up to a millisecond.
+const PAUSE: Duration = Duration::from_millis(1);
+/// What a pause must bring for another one to follow.
+const WORTH: usize = 8 * 1024;
+
+/// A TCP stream that reads small pieces together when many come.
+///
+/// The output of a terminal comes in pieces of 4 KiB at most: `cat` of a large file wakes its reader for every one of them. A stream that may
+/// gather ([`Gather::allow`]) is not watched while more than [`MUCH`] comes within [`SHORTLY`] in pieces smaller than [`LARGE`], but read at
+/// intervals of [`PAUSE`], until one brings less than [`WORTH`]. So no more than the end of such a stream is late, by one pause, and
+/// what answers keys is never that much.
+pub(crate) struct Gather {
+    socket: Socket,
+    seen: Option<Seen>,
+    /// A write waits for room, and the socket is watched for it.
+    writes_wait: bool,
+}
+
+enum Socket {
+    Watched(TcpStream),
+    /// Nobody is told of what comes.
+    Unwatched(Box<Unwatched>),
+    /// It could not be watched again.
+    Lost,
+}
+
+struct Unwatched {
+    stream: net::TcpStream,
+    pause: Pin<Box<Sleep>>,
+    pauses: bool,
+    /// Bytes since the last pause.
+    read: usize,
+}
+
+/// What came since.
+#[derive(Default)]
+struct Seen {
+    since: Option<Instant>,
+    bytes: usize,
+    pieces: usize,
+}
+
+impl Seen {
+    /// Whether that is much in small pieces.
+    fn count(&mut self, bytes: usize) -> bool {
+        (self.bytes, self.pieces) = (self.bytes + bytes, self.pieces + 1);
+        if self.bytes < MUCH {
+            return false;
+        }
+        let now = Instant::now();
+        let seen = mem::replace(self, Self { since: Some(now), ..Self::default() });
+        seen.since.is_some_and(|since| now - since < SHORTLY) && seen.bytes < seen.pieces * LARGE
+    }
+}
+
+impl Gather {
+    /// Not allowed to, at first.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { socket: Socket::Watched(stream), seen: None, writes_wait: false }
+    }
+
+    pub(crate) fn allow(&mut self) {
+        self.seen = Some(Seen::default());
+    }
+
+    /// The stream while it is watched.
+    pub(crate) fn watched(&self) -> Option<&TcpStream> {
+        if let Socket::Watched(stream) = &self.socket { Some(stream) } else { None }
+    }
+
+    /// The stream, watched from now on.
+    fn watch(&mut self) -> io::Result<&mut TcpStream> {
+        if let Socket::Unwatched(_) = self.socket
+            && let Socket::Unwatched(unwatched) = mem::replace(&mut self.socket, Socket::Lost)
+        {
+            self.socket = Socket::Watched(TcpStream::from_std(unwatched.stream)?);
+        }
+        match &mut self.socket {
+            Socket::Watched(stream) => Ok(stream),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    #[cold]
+    fn pause(&mut self) -> io::Result<()> {
+        if let Socket::Watched(stream) = mem::replace(&mut self.socket, Socket::Lost) {
+            let unwatched = Unwatched { stream: stream.into_std()?, pause: Box::pin(sleep(PAUSE)), pauses: true, read: 0 };
+            self.socket = Socket::Unwatched(Box::new(unwatched));
+        }
+        Ok(())
+    }
+}
+
+impl Unwatched {
+    /// `None` when a pause brought so little that the stream is to be watched again.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<io::Result<()>>> {
+        if self.pauses {
+            ready!(self.pause.as_mut().poll(cx));
+            (self.pauses, self.read) = (false, 0);
+        }
+        let room = buf.initialize_unfilled();
+        let most = room.len();
+        match self.stream.read(room) {
+            Ok(came) => {
+                buf.advance(came);
+                self.read += came;
+                // There may be more than was asked for; and an end is to be met again.
+                if came > 0 && came < most && self.read >= WORTH {
+                    self.rest();
+                }
+                Poll::Ready(Some(Ok(())))
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Poll::Ready(Some(Err(error))),
+            Err(_) if self.read < WORTH => Poll::Ready(None),
+            Err(_) => {
+                self.rest();
+                self.pause.as_mut().poll(cx).map(|()| None)
+            }
+        }
+    }
+
+    fn rest(&mut self) {
+        self.pauses = true;
+        self.pause.as_mut().reset(Instant::now() + PAUSE);
+    }
+}
+
+impl AsyncRead for Gather {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Socket::Unwatched(unwatched) = &mut this.socket
+            && let Some(read) = ready!(unwatched.poll_read(cx, buf))
+        {
+            return Poll::Ready(read);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(this.watch()?).poll_read(cx, buf))?;
+        if let Some(seen) = &mut this.seen
+            && seen.count(buf.filled().len() - before)
+            && !this.writes_wait
+        {
+            this.pause()?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gather {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if let Socket::Unwatched(unwatched) = &mut this.socket {
+            match unwatched.stream.write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+        let polled = Pin::new(this.watch()?).poll_write(cx, buf);
+        this.writes_wait = polled.is_pending();
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket's writes wait for nothing of ours.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.watch()?).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use tokio::net::TcpListener;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PIECE: usize = 4096;
+
+    /// The stream, and its peer, whose bytes are there when they are written.
+    async fn stream() -> (Gather, net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_nodelay(true).unwrap();
+        (Gather::new(listener.accept().await.unwrap().0), peer)
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn poll_read(stream: &mut Gather, woken: &Arc<Woken>) -> Poll<usize> {
+        let mut room = vec![0; 36 * 1024];
+        let mut buf = ReadBuf::new(&mut room);
+        let polled = Pin::new(stream).poll_read(&mut Context::from_waker(&Waker::from(woken.clone())), &mut buf);
+        polled.map(|read| read.map(|()| buf.filled().len()).unwrap())
+    }
+
+    /// Reads each piece as it comes.
+    async fn take(stream: &mut Gather, peer: &mut net::TcpStream, pieces: usize, size: usize, apart: Duration) {
+        for _ in 0..pieces {
+            peer.write_all(&vec![b'x'; size]).unwrap();
+            let (mut room, mut left) = (vec![0; 36 * 1024], size);
+            while left > 0 {
+                left -= poll_fn(|cx| {
+                    let mut buf = ReadBuf::new(&mut room);
+                    let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
+                    polled.map(|read| read.map(|()| buf.filled().len()).unwrap())
+                })
+                .await;
+            }
+            advance(apart).await;
+        }
+    }
+
+    /// As many pieces as it takes.
+    async fn gathering() -> (Gather, net::TcpStream) {
+        let (mut stream, mut peer) = stream().await;
+        stream.allow();
+        take(&mut stream, &mut peer, 2 * MUCH / PIECE, PIECE, Duration::ZERO).await;
+        assert!(stream.watched().is_none());
+        (stream, peer)
+    }
+
+    /// Until so much has come through the loopback interface.
+    fn await_bytes(stream: &Gather, bytes: usize) {
+        let mut room = vec![0; bytes];
+        while let Socket::Unwatched(unwatched) = &stream.socket
+            && unwatched.stream.peek(&mut room).unwrap_or_default() < bytes
+        {
+            std::thread::yield_now();
+        }
+    }
+
+    async fn await_waker(woken: &Woken) {
+        while woken.0.swap(0, Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_pieces_are_read_together_after_a_pause() {
+        let (mut stream, mut peer) = gathering().await;
+        let woken = Arc::new(Woken::default());
+        for _ in 0..3 {
+            for _ in 0..3 {
+                peer.write_all(&[b'x'; PIECE]).unwrap();
+                assert_eq!(poll_read(&mut stream, &woken), Poll::Pending);
+            }
+            await_bytes(&stream, 3 * PIECE);
+            tokio::task::yield_now().await;
+            assert_eq!(woken.0.load(Ordering::Relaxed), 0, "nobody is told of each");
+            advance(2 * PAUSE).await;
+            await_waker(&woken).await;
+            assert_eq!(poll_read(&mut stream, &woken), Poll::Ready(3 * PIECE));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_little_comes_it_is_told_of_all_again() {
+        let (mut stream, mut peer) = gathering().await;
+        let woken = Arc::new(Woken::default());
+        for pieces in [1, 0] {
+            if pieces > 0 {
+                peer.write_all(&[b'x'; PIECE]).unwrap();
+                await_bytes(&stream, PIECE);
+            }
+            assert_eq!(poll_read(&mut stream, &woken), Poll::Pending);
+            advance(2 * PAUSE).await;
+            if pieces > 0 {
+                assert_eq!(poll_read(&mut stream, &woken), Poll::Ready(PIECE));
+            }
+            assert_eq!(poll_read(&mut stream, &woken), Poll::Pending);
+            assert!(stream.watched().is_some());
+            woken.0.store(0, Ordering::Relaxed);
+            peer.write_all(b"x").unwrap();
+            await_waker(&woken).await;
+            assert_eq!(poll_read(&mut stream, &woken), Poll::Ready(1));
+            take(&mut stream, &mut peer, 2 * MUCH / PIECE, PIECE, Duration::ZERO).await;
+            assert!(stream.watched().is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_slow_or_large_or_was_not_allowed_is_read_as_it_comes() {
+        let slow = SHORTLY / (MUCH / PIECE) as u32;
+        for (is_allowed, size, apart) in [(false, PIECE, Duration::ZERO), (true, LARGE, Duration::ZERO), (true, PIECE, slow)] {
+            let (mut stream, mut peer) = stream().await;
+            if is_allowed {
+                stream.allow();
+            }
+            take(&mut stream, &mut peer, 4 * MUCH / PIECE, size, apart).await;
+            assert!(stream.watched().is_some(), "{is_allowed} {size} {apart:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_pass_at_once_and_one_that_must_wait_is_told_of_room() {
+        let (mut stream, mut peer) = gathering().await;
+        let woken = Arc::new(Woken::default());
+        let write = |stream: &mut Gather, bytes: &[u8]| {
+            Pin::new(stream).poll_write(&mut Context::from_waker(&Waker::from(woken.clone())), bytes).map(Result::unwrap)
+        };
+        assert_eq!(write(&mut stream, b"key"), Poll::Ready(3));
+        let mut key = [0; 3];
+        peer.read_exact(&mut key).unwrap();
+        assert_eq!((&key, stream.watched().is_some()), (b"key", false));
+        let mut written = 0;
+        let block = vec![b'x'; 1 << 20];
+        while let Poll::Ready(some) = write(&mut stream, &block) {
+            written += some;
+        }
+        assert!(stream.watched().is_some());
+        take(&mut stream, &mut peer, 4 * MUCH / PIECE, PIECE, Duration::ZERO).await;
+        assert!(stream.watched().is_some(), "as long as the write waits");
+        woken.0.store(0, Ordering::Relaxed);
+        while written > 0 {
+            written -= peer.read(&mut vec![0; written.min(1 << 20)]).unwrap();
+        }
+        await_waker(&woken).await;
+        assert_eq!(write(&mut stream, b"key"), Poll::Ready(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_met_after_what_came_before_it_and_met_again() {
+        let (mut stream, mut peer) = gathering().await;
+        let woken = Arc::new(Woken::default());
+        peer.write_all(&[b'x'; 3 * PIECE]).unwrap();
+        await_bytes(&stream, 3 * PIECE);
+        drop(peer);
+        let mut met = Vec::new();
+        while met.len() < 3 {
+            advance(2 * PAUSE).await;
+            if let Poll::Ready(came) = poll_read(&mut stream, &woken) {
+                met.push(came);
+            }
+        }
+        assert_eq!(met, [3 * PIECE, 0, 0]);
+    }
+}
