@@ -1,26 +1,32 @@
 //! The inside of JSON strings, at the speed of a terminal's output.
 
+use wide::u8x16;
+
 /// Bytes looked at and copied in one go.
+const BLOCK: usize = 16;
+/// Bytes that an escape is written with; the longest has six.
 const WORD: usize = 8;
+const LONGEST: usize = 6;
 
 /// Appends text as the inside of a JSON string, no more than `room` bytes of it; gives how many bytes of the text that was.
 ///
-/// What terminals show has something to escape every few words, so nothing is searched for first: each word is written as it is, and what
+/// What terminals show has something to escape every few words, so nothing is searched for first: each block is written as it is, and what
 /// follows it goes over what should not have been.
 pub(super) fn push_escaped(out: &mut Vec<u8>, text: &str, room: usize) -> usize {
     let (bytes, start) = (text.as_bytes(), out.len());
-    // A word more than there may be: an escape is written as one.
-    out.resize(start + room + WORD, 0);
-    let (mut from, mut to, end) = (0, start, start + room);
-    while let Some(word) = bytes.get(from..).and_then(|rest| rest.first_chunk::<WORD>()) {
-        let Some(slot) = out.get_mut(to..end).and_then(|out| out.first_chunk_mut::<WORD>()) else { break };
-        *slot = *word;
-        let specials = specials(u64::from_le_bytes(*word));
+    let end = start + room.min(bytes.len().saturating_mul(LONGEST));
+    // A word more than there may be.
+    out.resize(end + WORD, 0);
+    let (mut from, mut to) = (0, start);
+    while let Some(block) = bytes.get(from..).and_then(|rest| rest.first_chunk::<BLOCK>()) {
+        let Some(slot) = out.get_mut(to..end).and_then(|out| out.first_chunk_mut::<BLOCK>()) else { break };
+        *slot = *block;
+        let specials = specials(u8x16::new(*block));
         if specials == 0 {
-            (from, to) = (from + WORD, to + WORD);
+            (from, to) = (from + BLOCK, to + BLOCK);
             continue;
         }
-        let plain = specials.trailing_zeros() as usize / 8;
+        let plain = specials.trailing_zeros() as usize;
         (from, to) = (from + plain, to + plain);
         if !push_byte(out, bytes, &mut from, &mut to, end) {
             break;
@@ -50,12 +56,10 @@ fn push_byte(out: &mut [u8], bytes: &[u8], from: &mut usize, to: &mut usize, end
     true
 }
 
-/// The highest bit of each byte that needs an escape. Right for the lowest of them; above it a borrow may set more.
-fn specials(word: u64) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; WORD]);
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-    (below_space | zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64))) & (ONES * 0x80)
+/// A bit for each byte that needs an escape.
+fn specials(block: u8x16) -> u32 {
+    let is_control = block.min(u8x16::splat(0x1f)).simd_eq(block);
+    (is_control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))).to_bitmask()
 }
 
 #[derive(Clone, Copy)]
@@ -99,11 +103,11 @@ mod tests {
     }
 
     #[test]
-    fn every_character_reads_back_at_every_place_in_a_word() {
+    fn every_character_reads_back_at_every_place_in_a_block() {
         for code in (0..0x300).chain([0x2028, 0x4e2d, 0xfffd, 0x1f600]) {
             let c = char::from_u32(code).unwrap();
-            for before in 0..17 {
-                let text = format!("{}{c}{c}{}", "é".repeat(before / 3) + &"x".repeat(before % 3), "z".repeat(9));
+            for before in 0..33 {
+                let text = format!("{}{c}{c}{}", "é".repeat(before / 3) + &"x".repeat(before % 3), "z".repeat(17));
                 let json = string(&text);
                 assert_eq!(serde_json::from_slice::<String>(&json).unwrap(), text);
             }

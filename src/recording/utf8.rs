@@ -33,7 +33,7 @@ impl Utf8 {
             bytes = rest;
         }
         while !bytes.is_empty() {
-            let error = match std::str::from_utf8(bytes) {
+            let error = match simdutf8::compat::from_utf8(bytes) {
                 Ok(text) => return put(text),
                 Err(error) => error,
             };
