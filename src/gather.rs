@@ -28,7 +28,7 @@ const WORTH: usize = 8 * 1024;
 /// what answers keys is never that much.
 pub(crate) struct Gather {
     socket: Socket,
-    seen: Option<Seen>,
+    seen: Option<Box<Seen>>,
     /// A write waits for room, and the socket is watched for it.
     writes_wait: bool,
 }
@@ -77,7 +77,7 @@ impl Gather {
     }
 
     pub(crate) fn allow(&mut self) {
-        self.seen = Some(Seen::default());
+        self.seen = Some(Box::default());
     }
 
     /// The stream while it is watched.
@@ -85,26 +85,56 @@ impl Gather {
         if let Socket::Watched(stream) = &self.socket { Some(stream) } else { None }
     }
 
-    /// The stream, watched from now on.
-    fn watch(&mut self) -> io::Result<&mut TcpStream> {
-        if let Socket::Unwatched(_) = self.socket
-            && let Socket::Unwatched(unwatched) = mem::replace(&mut self.socket, Socket::Lost)
-        {
-            self.socket = Socket::Watched(TcpStream::from_std(unwatched.stream)?);
-        }
-        match &mut self.socket {
-            Socket::Watched(stream) => Ok(stream),
-            _ => Err(io::ErrorKind::NotConnected.into()),
+    fn watch(&mut self) -> io::Result<()> {
+        self.socket = match mem::replace(&mut self.socket, Socket::Lost) {
+            Socket::Unwatched(unwatched) => Socket::Watched(TcpStream::from_std(unwatched.stream)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    fn unwatch(&mut self) -> io::Result<()> {
+        self.socket = match mem::replace(&mut self.socket, Socket::Lost) {
+            Socket::Watched(stream) => {
+                let pause = Box::pin(sleep(PAUSE));
+                Socket::Unwatched(Box::new(Unwatched { stream: stream.into_std()?, pause, pauses: true, read: 0 }))
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Counts what came, and ceases to watch the stream while that is much in small pieces.
+    #[inline(never)]
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        let is_much = self.seen.as_mut().is_some_and(|seen| seen.count(bytes));
+        if is_much && !self.writes_wait { self.unwatch() } else { Ok(()) }
+    }
+
+    // What is rare is apart from what moves every byte.
+
+    #[inline(never)]
+    fn poll_read_unwatched(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Socket::Unwatched(unwatched) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        match ready!(unwatched.poll_read(cx, buf)) {
+            Some(read) => Poll::Ready(read),
+            None => {
+                self.watch()?;
+                Pin::new(self).poll_read(cx, buf)
+            }
         }
     }
 
-    #[cold]
-    fn pause(&mut self) -> io::Result<()> {
-        if let Socket::Watched(stream) = mem::replace(&mut self.socket, Socket::Lost) {
-            let unwatched = Unwatched { stream: stream.into_std()?, pause: Box::pin(sleep(PAUSE)), pauses: true, read: 0 };
-            self.socket = Socket::Unwatched(Box::new(unwatched));
+    #[inline(never)]
+    fn poll_write_unwatched(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Socket::Unwatched(unwatched) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        match unwatched.stream.write(buf) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.watch()?;
+                Pin::new(self).poll_write(cx, buf)
+            }
+            written => Poll::Ready(written),
         }
-        Ok(())
     }
 }
 
@@ -144,19 +174,11 @@ impl Unwatched {
 
 impl AsyncRead for Gather {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if let Socket::Unwatched(unwatched) = &mut this.socket
-            && let Some(read) = ready!(unwatched.poll_read(cx, buf))
-        {
-            return Poll::Ready(read);
-        }
+        let Socket::Watched(stream) = &mut self.socket else { return self.poll_read_unwatched(cx, buf) };
         let before = buf.filled().len();
-        ready!(Pin::new(this.watch()?).poll_read(cx, buf))?;
-        if let Some(seen) = &mut this.seen
-            && seen.count(buf.filled().len() - before)
-            && !this.writes_wait
-        {
-            this.pause()?;
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        if self.seen.is_some() {
+            self.count(buf.filled().len() - before)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -164,15 +186,9 @@ impl AsyncRead for Gather {
 
 impl AsyncWrite for Gather {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if let Socket::Unwatched(unwatched) = &mut this.socket {
-            match unwatched.stream.write(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
-        let polled = Pin::new(this.watch()?).poll_write(cx, buf);
-        this.writes_wait = polled.is_pending();
+        let Socket::Watched(stream) = &mut self.socket else { return self.poll_write_unwatched(cx, buf) };
+        let polled = Pin::new(stream).poll_write(cx, buf);
+        self.writes_wait = polled.is_pending();
         polled
     }
 
@@ -182,7 +198,11 @@ impl AsyncWrite for Gather {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.watch()?).poll_shutdown(cx)
+        self.watch()?;
+        match &mut self.socket {
+            Socket::Watched(stream) => Pin::new(stream).poll_shutdown(cx),
+            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
     }
 }
 
