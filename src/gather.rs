@@ -2,6 +2,8 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::net;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,8 +26,7 @@ const WORTH: usize = 8 * 1024;
 ///
 /// The output of a terminal comes in pieces of 4 KiB at most: `cat` of a large file wakes its reader for every one of them. A stream that may
 /// gather ([`Gather::allow`]) is not watched while more than [`MUCH`] comes within [`SHORTLY`] in pieces smaller than [`LARGE`], but read at
-/// intervals of [`PAUSE`], until one brings less than [`WORTH`]. So no more than the end of such a stream is late, by one pause, and
-/// what answers keys is never that much.
+/// intervals of [`PAUSE`], until one brings less than [`WORTH`]. So what comes meanwhile is late by a pause at most.
 pub(crate) struct Gather {
     socket: Socket,
     seen: Option<Box<Seen>>,
@@ -50,23 +51,29 @@ struct Unwatched {
 }
 
 /// What came since.
-#[derive(Default)]
 struct Seen {
+    /// Whether what comes is nothing that anybody waits for to go on.
+    may_wait: Arc<AtomicBool>,
     since: Option<Instant>,
     bytes: usize,
     pieces: usize,
 }
 
 impl Seen {
+    fn may_wait(&self) -> bool {
+        self.may_wait.load(Ordering::Relaxed)
+    }
+
     /// Whether that is much in small pieces.
     fn count(&mut self, bytes: usize) -> bool {
         (self.bytes, self.pieces) = (self.bytes + bytes, self.pieces + 1);
         if self.bytes < MUCH {
             return false;
         }
+        let is_small = self.bytes < self.pieces * LARGE;
+        (self.bytes, self.pieces) = (0, 0);
         let now = Instant::now();
-        let seen = mem::replace(self, Self { since: Some(now), ..Self::default() });
-        seen.since.is_some_and(|since| now - since < SHORTLY) && seen.bytes < seen.pieces * LARGE
+        self.since.replace(now).is_some_and(|since| now - since < SHORTLY) && is_small
     }
 }
 
@@ -76,8 +83,9 @@ impl Gather {
         Self { socket: Socket::Watched(stream), seen: None, writes_wait: false }
     }
 
-    pub(crate) fn allow(&mut self) {
-        self.seen = Some(Box::default());
+    /// From now on, whenever that says so of what came last: what is answered before more comes is not to wait for an answer.
+    pub(crate) fn allow(&mut self, may_wait: Arc<AtomicBool>) {
+        self.seen = Some(Box::new(Seen { may_wait, since: None, bytes: 0, pieces: 0 }));
     }
 
     /// The stream while it is watched.
@@ -107,7 +115,7 @@ impl Gather {
     /// Counts what came, and ceases to watch the stream while that is much in small pieces.
     #[inline(never)]
     fn count(&mut self, bytes: usize) -> io::Result<()> {
-        let is_much = self.seen.as_mut().is_some_and(|seen| seen.count(bytes));
+        let is_much = self.seen.as_mut().is_some_and(|seen| seen.count(bytes) && seen.may_wait());
         if is_much && !self.writes_wait { self.unwatch() } else { Ok(()) }
     }
 
@@ -116,7 +124,8 @@ impl Gather {
     #[inline(never)]
     fn poll_read_unwatched(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Socket::Unwatched(unwatched) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        match ready!(unwatched.poll_read(cx, buf)) {
+        let may_wait = self.seen.as_ref().is_some_and(|seen| seen.may_wait());
+        match ready!(unwatched.poll_read(may_wait, cx, buf)) {
             Some(read) => Poll::Ready(read),
             None => {
                 self.watch()?;
@@ -131,6 +140,8 @@ impl Gather {
         match unwatched.stream.write(buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.watch()?;
+                // Whoever reads had left its waker with the pause.
+                cx.waker().wake_by_ref();
                 Pin::new(self).poll_write(cx, buf)
             }
             written => Poll::Ready(written),
@@ -139,8 +150,8 @@ impl Gather {
 }
 
 impl Unwatched {
-    /// `None` when a pause brought so little that the stream is to be watched again.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<io::Result<()>>> {
+    /// `None` when the stream is to be watched again: a pause brought little, or what must not wait.
+    fn poll_read(&mut self, may_wait: bool, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<io::Result<()>>> {
         if self.pauses {
             ready!(self.pause.as_mut().poll(cx));
             (self.pauses, self.read) = (false, 0);
@@ -152,13 +163,13 @@ impl Unwatched {
                 buf.advance(came);
                 self.read += came;
                 // There may be more than was asked for; and an end is to be met again.
-                if came > 0 && came < most && self.read >= WORTH {
+                if came > 0 && came < most && self.read >= WORTH && may_wait {
                     self.rest();
                 }
                 Poll::Ready(Some(Ok(())))
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Poll::Ready(Some(Err(error))),
-            Err(_) if self.read < WORTH => Poll::Ready(None),
+            Err(_) if self.read < WORTH || !may_wait => Poll::Ready(None),
             Err(_) => {
                 self.rest();
                 self.pause.as_mut().poll(cx).map(|()| None)
@@ -199,6 +210,7 @@ impl AsyncWrite for Gather {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.watch()?;
+        cx.waker().wake_by_ref();
         match &mut self.socket {
             Socket::Watched(stream) => Pin::new(stream).poll_shutdown(cx),
             _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -209,8 +221,7 @@ impl AsyncWrite for Gather {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
     use tokio::net::TcpListener;
@@ -262,11 +273,20 @@ mod tests {
     }
 
     /// As many pieces as it takes.
+    async fn until_it_gathers(stream: &mut Gather, peer: &mut net::TcpStream) {
+        for _ in 0..4 * MUCH / PIECE {
+            take(stream, peer, 1, PIECE, Duration::ZERO).await;
+            if stream.watched().is_none() {
+                return;
+            }
+        }
+        panic!("it does not gather");
+    }
+
     async fn gathering() -> (Gather, net::TcpStream) {
         let (mut stream, mut peer) = stream().await;
-        stream.allow();
-        take(&mut stream, &mut peer, 2 * MUCH / PIECE, PIECE, Duration::ZERO).await;
-        assert!(stream.watched().is_none());
+        stream.allow(Arc::new(true.into()));
+        until_it_gathers(&mut stream, &mut peer).await;
         (stream, peer)
     }
 
@@ -324,18 +344,32 @@ mod tests {
             peer.write_all(b"x").unwrap();
             await_waker(&woken).await;
             assert_eq!(poll_read(&mut stream, &woken), Poll::Ready(1));
-            take(&mut stream, &mut peer, 2 * MUCH / PIECE, PIECE, Duration::ZERO).await;
-            assert!(stream.watched().is_none());
+            until_it_gathers(&mut stream, &mut peer).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_must_not_wait_is_not_gathered_nor_any_longer() {
+        let (mut stream, mut peer) = stream().await;
+        let may_wait = Arc::new(AtomicBool::new(false));
+        stream.allow(may_wait.clone());
+        take(&mut stream, &mut peer, 4 * MUCH / PIECE, PIECE, Duration::ZERO).await;
+        assert!(stream.watched().is_some());
+        may_wait.store(true, Ordering::Relaxed);
+        until_it_gathers(&mut stream, &mut peer).await;
+        may_wait.store(false, Ordering::Relaxed);
+        take(&mut stream, &mut peer, 1, 3 * PIECE, Duration::ZERO).await;
+        assert_eq!(poll_read(&mut stream, &Arc::default()), Poll::Pending);
+        assert!(stream.watched().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_slow_or_large_or_was_not_allowed_is_read_as_it_comes() {
         let slow = SHORTLY / (MUCH / PIECE) as u32;
-        for (is_allowed, size, apart) in [(false, PIECE, Duration::ZERO), (true, LARGE, Duration::ZERO), (true, PIECE, slow)] {
+        for (is_allowed, size, apart) in [(false, PIECE, Duration::ZERO), (true, 2 * LARGE, Duration::ZERO), (true, PIECE, slow)] {
             let (mut stream, mut peer) = stream().await;
             if is_allowed {
-                stream.allow();
+                stream.allow(Arc::new(true.into()));
             }
             take(&mut stream, &mut peer, 4 * MUCH / PIECE, size, apart).await;
             assert!(stream.watched().is_some(), "{is_allowed} {size} {apart:?}");
@@ -355,10 +389,12 @@ mod tests {
         assert_eq!((&key, stream.watched().is_some()), (b"key", false));
         let mut written = 0;
         let block = vec![b'x'; 1 << 20];
+        assert_eq!(poll_read(&mut stream, &woken), Poll::Pending);
         while let Poll::Ready(some) = write(&mut stream, &block) {
             written += some;
         }
         assert!(stream.watched().is_some());
+        assert_ne!(woken.0.swap(0, Ordering::Relaxed), 0, "whoever reads is to look again");
         take(&mut stream, &mut peer, 4 * MUCH / PIECE, PIECE, Duration::ZERO).await;
         assert!(stream.watched().is_some(), "as long as the write waits");
         woken.0.store(0, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,9 +35,9 @@ impl QuickAck {
         Ok(Self { stream: Gather::new(stream), reads })
     }
 
-    /// From now on small pieces may be read together when many come.
-    pub fn gather(&mut self) {
-        self.stream.allow();
+    /// From now on small pieces may be read together when many come, of what `may_wait`.
+    pub fn gather(&mut self, may_wait: Arc<AtomicBool>) {
+        self.stream.allow(may_wait);
     }
 
     fn acknowledge(&mut self) {

@@ -141,9 +141,9 @@ impl SessionRunner {
         running: &Running,
         tape: Option<Tape>,
     ) -> impl Future<Output = Ended> + Send + use<> {
-        // A recording tells what comes within 10 ms as one event. What is not recorded passes as it comes.
-        if tape.is_some() {
-            upstream.stream().gather();
+        // A recording tells what a terminal shows within 10 ms as one event. All else passes as it comes.
+        if let Some(tape) = &tape {
+            upstream.stream().gather(tape.shows());
         }
         let gate = Gate::new(running.grant.clone());
         let splice = Splice::new(downstream, upstream, gate, self.audit.clone(), running.subject.clone(), self.config.splice);

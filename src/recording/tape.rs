@@ -1,5 +1,6 @@
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -70,6 +71,8 @@ pub struct Tape {
     stalled: Option<Instant>,
     /// Why it is worth nothing any more, though the disk takes it.
     spoilt: Option<String>,
+    /// Whether the last that came was for a terminal to show.
+    shows: Arc<AtomicBool>,
 }
 
 /// The first line of a session's own file.
@@ -121,7 +124,13 @@ impl Tape {
             began: Instant::now(),
             stalled: None,
             spoilt: None,
+            shows: Arc::default(),
         })
+    }
+
+    /// Whether the last that came from the instance was for a terminal to show.
+    pub fn shows(&self) -> Arc<AtomicBool> {
+        self.shows.clone()
     }
 
     /// For the audit, when the session begins.
@@ -170,6 +179,9 @@ impl Tape {
             return;
         }
         let at = self.began.elapsed();
+        if stream != Stream::Input {
+            self.shows.store(matches!(track.body, Body::Cast(_)), Ordering::Relaxed);
+        }
         if let Body::Cast(cast) = &mut track.body {
             let at = at.saturating_sub(track.began);
             match stream {
@@ -250,6 +262,7 @@ impl Tape {
 
     fn give_up(&mut self, reason: String) -> Lost {
         self.log = None;
+        self.shows.store(false, Ordering::Relaxed);
         let required = self.terms.mode == RecordMode::Required;
         let event = Event::RecordingFailed { reason: Text::new(reason.as_bytes()), required };
         let sentence = required.then(|| failed(reason.clone()).sentence(&self.typed, self.reference));

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::*;
@@ -113,6 +114,8 @@ async fn a_file_that_goes_missing_ends_what_must_be_recorded_and_only_that() {
         fs::write(dir.path().join("recordings"), "in the way").unwrap();
         let (pty, mut track) = (terminal(), None);
         tape.start(&mut track, start(1, Some(&pty)));
+        tape.data(track.as_mut().unwrap(), Stream::Output, b"recorded");
+        assert!(tape.shows().load(Relaxed));
         let lost = room(&mut tape).await.unwrap_err();
         let required = mode == RecordMode::Required;
         assert!(matches!(lost.event, Event::RecordingFailed { required: told, .. } if told == required));
@@ -122,6 +125,7 @@ async fn a_file_that_goes_missing_ends_what_must_be_recorded_and_only_that() {
         assert!(tape.has_room() && room(&mut tape).await.is_ok());
         let mut track = track.unwrap();
         tape.data(&mut track, Stream::Output, b"unrecorded");
+        assert!(!tape.shows().load(Relaxed));
         assert!(tape.end(*track, Closed::default()).is_none() && tape.finish().await.is_none());
         let refused = Tape::begin(&recorder, Recording { mode, input: false }, &subject(), "ins-a").await.err().unwrap();
         assert_eq!(refused.code, Code::RecordingFailed);
@@ -159,4 +163,24 @@ async fn a_stream_that_cannot_be_followed_is_said_and_ends_what_must_be_recorded
         let log = fs::read_to_string(&files(dir.path())[0]).unwrap();
         assert_eq!(log.matches(r#""op":"unparsed""#).count(), 1, "{log}");
     }
+}
+
+#[tokio::test]
+async fn what_comes_for_a_terminal_is_told_apart_from_what_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = recorder(dir.path());
+    let mut tape = tape(&recorder, RecordMode::BestEffort).await;
+    let (pty, mut terminal, mut sftp) = (terminal(), None, None);
+    tape.start(&mut terminal, start(1, Some(&pty)));
+    tape.start(&mut sftp, Start { channel: 2, kind: "subsystem", what: Some("sftp"), pty: None });
+    let (mut terminal, mut sftp) = (terminal.unwrap(), sftp.unwrap());
+    let shows = tape.shows();
+    let after = |tape: &mut Tape, track: &mut Track, stream| {
+        tape.data(track, stream, b"\0");
+        shows.load(Relaxed)
+    };
+    assert!(after(&mut tape, &mut terminal, Stream::Output));
+    assert!(after(&mut tape, &mut sftp, Stream::Input), "what goes to the instance says nothing of what comes");
+    assert!(!after(&mut tape, &mut sftp, Stream::Output));
+    assert!(after(&mut tape, &mut terminal, Stream::Errors));
 }

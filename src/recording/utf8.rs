@@ -32,18 +32,20 @@ impl Utf8 {
             self.len = 0;
             bytes = rest;
         }
+        let mut is_text = true;
         while !bytes.is_empty() {
-            let error = match simdutf8::compat::from_utf8(bytes) {
+            let (valid_up_to, wrong) = match check(bytes, is_text) {
                 Ok(text) => return put(text),
                 Err(error) => error,
             };
-            let (valid, rest) = bytes.split_at_checked(error.valid_up_to()).unwrap_or((bytes, &[]));
+            is_text = false;
+            let (valid, rest) = bytes.split_at_checked(valid_up_to).unwrap_or((bytes, &[]));
             if let Ok(text) = std::str::from_utf8(valid)
                 && !text.is_empty()
             {
                 put(text);
             }
-            match error.error_len() {
+            match wrong {
                 Some(wrong) => {
                     put(REPLACEMENT);
                     bytes = rest.get(wrong..).unwrap_or_default();
@@ -62,6 +64,14 @@ impl Utf8 {
         if std::mem::take(&mut self.len) > 0 {
             put(REPLACEMENT);
         }
+    }
+}
+
+/// The text, or how far it is one and how much behind it is not. Where much is not, the plain way is the faster one.
+fn check(bytes: &[u8], is_text: bool) -> Result<&str, (usize, Option<usize>)> {
+    match is_text {
+        true => simdutf8::compat::from_utf8(bytes).map_err(|error| (error.valid_up_to(), error.error_len())),
+        false => std::str::from_utf8(bytes).map_err(|error| (error.valid_up_to(), error.error_len())),
     }
 }
 

@@ -140,6 +140,7 @@ where
     /// What is still to be said, written and told.
     async fn wind_up(mut self: Box<Self>, end: End) -> Ended {
         let reason = self.say_goodbye(&end);
+        self.tap.end();
         let (downstream, upstream) = (&mut self.downstream, &mut self.upstream);
         let operators = async {
             match end {
@@ -150,7 +151,6 @@ where
         };
         let linger = async { tokio::join!(operators, upstream.drain()) };
         let _ = tokio::time::timeout(self.limits.linger, linger).await;
-        self.tap.end();
         let mut events = std::mem::take(&mut self.tap.events);
         if let Some(tape) = self.tap.tape.take() {
             events.extend(tape.finish().await);
