@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// What is in a hurry for its bytes, though they come in small pieces: no more than this ...
+/// Bytes that are much when they come ...
 const MUCH: usize = 64 * 1024;
 /// ... within this time.
 const SHORTLY: Duration = Duration::from_millis(10);
@@ -123,7 +123,7 @@ impl Gather {
 
     #[inline(never)]
     fn poll_read_unwatched(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Socket::Unwatched(unwatched) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Socket::Unwatched(unwatched) = &mut self.socket else { return lost() };
         let may_wait = self.seen.as_ref().is_some_and(|seen| seen.may_wait());
         match ready!(unwatched.poll_read(may_wait, cx, buf)) {
             Some(read) => Poll::Ready(read),
@@ -136,7 +136,7 @@ impl Gather {
 
     #[inline(never)]
     fn poll_write_unwatched(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Socket::Unwatched(unwatched) = &mut self.socket else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Socket::Unwatched(unwatched) = &mut self.socket else { return lost() };
         match unwatched.stream.write(buf) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.watch()?;
@@ -209,13 +209,16 @@ impl AsyncWrite for Gather {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.watch()?;
-        cx.waker().wake_by_ref();
         match &mut self.socket {
             Socket::Watched(stream) => Pin::new(stream).poll_shutdown(cx),
-            _ => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Socket::Unwatched(unwatched) => Poll::Ready(unwatched.stream.shutdown(net::Shutdown::Write)),
+            Socket::Lost => lost(),
         }
     }
+}
+
+fn lost<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
 }
 
 #[cfg(test)]
@@ -248,25 +251,24 @@ mod tests {
         }
     }
 
-    fn poll_read(stream: &mut Gather, woken: &Arc<Woken>) -> Poll<usize> {
+    fn poll_read_in(stream: &mut Gather, cx: &mut Context<'_>) -> Poll<usize> {
         let mut room = vec![0; 36 * 1024];
         let mut buf = ReadBuf::new(&mut room);
-        let polled = Pin::new(stream).poll_read(&mut Context::from_waker(&Waker::from(woken.clone())), &mut buf);
+        let polled = Pin::new(stream).poll_read(cx, &mut buf);
         polled.map(|read| read.map(|()| buf.filled().len()).unwrap())
+    }
+
+    fn poll_read(stream: &mut Gather, woken: &Arc<Woken>) -> Poll<usize> {
+        poll_read_in(stream, &mut Context::from_waker(&Waker::from(woken.clone())))
     }
 
     /// Reads each piece as it comes.
     async fn take(stream: &mut Gather, peer: &mut net::TcpStream, pieces: usize, size: usize, apart: Duration) {
         for _ in 0..pieces {
             peer.write_all(&vec![b'x'; size]).unwrap();
-            let (mut room, mut left) = (vec![0; 36 * 1024], size);
+            let mut left = size;
             while left > 0 {
-                left -= poll_fn(|cx| {
-                    let mut buf = ReadBuf::new(&mut room);
-                    let polled = Pin::new(&mut *stream).poll_read(cx, &mut buf);
-                    polled.map(|read| read.map(|()| buf.filled().len()).unwrap())
-                })
-                .await;
+                left -= poll_fn(|cx| poll_read_in(stream, cx)).await;
             }
             advance(apart).await;
         }
@@ -420,5 +422,12 @@ mod tests {
             }
         }
         assert_eq!(met, [3 * PIECE, 0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_shut_down_while_it_gathers_is_at_its_end_for_the_peer() {
+        let (mut stream, mut peer) = gathering().await;
+        poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.unwrap();
+        assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
     }
 }

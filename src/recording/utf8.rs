@@ -38,13 +38,13 @@ impl Utf8 {
                 Ok(text) => return put(text),
                 Err(error) => error,
             };
-            is_text = false;
             let (valid, rest) = bytes.split_at_checked(valid_up_to).unwrap_or((bytes, &[]));
-            if let Ok(text) = std::str::from_utf8(valid)
+            if let Ok(text) = check(valid, is_text)
                 && !text.is_empty()
             {
                 put(text);
             }
+            is_text = false;
             match wrong {
                 Some(wrong) => {
                     put(REPLACEMENT);
