@@ -25,6 +25,39 @@ def await_port(port):
     raise SystemExit(f"bench: nothing listens on {port}")
 
 
+def endpoint(port, secret):
+    """The smallest endpoint that answers; the real checks are in the tests."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            access = {"Credentials": {"UserName": "root", "Secret": secret}, "FleetId": body.get("FleetId"),
+                      "InstanceId": body.get("InstanceId"), "IpAddress": "127.0.0.1", "OperatingSystem": "bench"}
+            out = json.dumps({"Response": {"InstanceAccess": access, "RequestId": "bench"}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(out)))
+            self.end_headers()
+            self.wfile.write(out)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def end(processes):
+    for process in reversed(processes):
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 class Tree:
     """A process with all its descendants: the jump host forks for every connection, the broker does not."""
 
@@ -82,7 +115,7 @@ class Lab:
             self.keygen(key)
         (self.dir / "authorized").write_text((self.dir / "operator.pub").read_text() + (self.dir / "login.pub").read_text())
         self.instance, api, jump = free_port(), free_port(), free_port()
-        self.endpoint(api)
+        endpoint(api, (self.dir / "login").read_text())
         self.sshd("instance", self.instance)
         self.ways = [Way("direct", "direct", self.instance, None), Way("plain -J", "plain", jump, Tree(self.sshd("jump", jump)))]
         for number, program in enumerate(brokers, 1):
@@ -99,13 +132,7 @@ class Lab:
     def close(self):
         for session in list(self.sessions):
             session.kill()
-        for process in reversed(self.started):
-            process.send_signal(signal.SIGTERM)
-        for process in self.started:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        end(self.started)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def start(self, command, **how):
@@ -119,7 +146,7 @@ class Lab:
         place = self.dir / f"{host}.files"
         if not place.exists():
             place.mkdir()
-            libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+            libraries = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
             for file in [program, *re.findall(r"=> (/\S+)", libraries)]:
                 shutil.copy(file, place)
         return self.start([place / pathlib.Path(program).name, *rest], env={**os.environ, "LD_LIBRARY_PATH": str(place)}, **how)
@@ -207,30 +234,6 @@ path = "{home}/audit.jsonl"
             yield
         finally:
             move(everywhere)
-
-    def endpoint(self, port):
-        """The smallest endpoint that answers; the real checks are in the tests."""
-        secret = (self.dir / "login").read_text()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                access = {"Credentials": {"UserName": "root", "Secret": secret}, "FleetId": body.get("FleetId"),
-                          "InstanceId": body.get("InstanceId"), "IpAddress": "127.0.0.1", "OperatingSystem": "bench"}
-                out = json.dumps({"Response": {"InstanceAccess": access, "RequestId": "bench"}}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(out)))
-                self.end_headers()
-                self.wfile.write(out)
-
-            def log_message(self, *_):
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def ssh(self, way, *command, cipher=None, delayed=False):
         """The command line. The jump's own leg takes the same cipher; the broker chooses AES-GCM with this client whatever it is asked."""
